@@ -1,0 +1,53 @@
+# payfirst. `make help` lists the targets; each sets up what it needs.
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all check contracts lock clean
+
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# Each stamp is newer than what it was made from, so a set-up that is complete costs nothing.
+$(VENV)/.stamp: requirements/bootstrap.txt requirements/dev.txt pyproject.toml
+	@echo "· Python environment in $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+node_modules/.stamp: package.json package-lock.json $(VENV)/.stamp
+	@echo "· anvil, the local chain"
+	@$(BIN)/python -m payfirst.local.node ci
+	@touch $@
+
+setup: $(VENV)/.stamp node_modules/.stamp ## Set up everything: virtual environment, pinned packages, anvil
+
+demo: setup ## The whole flow on this machine: make demo ARGS="--once --json"
+	@$(BIN)/payfirst demo $(ARGS)
+
+check: setup ## Lint, types, and who may import whom
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+test: setup check ## Every fast test, on a real PostgreSQL and a real chain
+	@$(BIN)/pytest -m "not slow" $(ARGS)
+
+test-all: setup check ## The slow suites too
+	@$(BIN)/pytest $(ARGS)
+
+contracts: setup ## Rebuild ABI and bytecode from contracts/ with the npm solc
+	@$(BIN)/python -m payfirst.local.node run build-contracts
+
+lock: $(VENV)/.stamp ## Pin the requirements again, with hashes
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header requirements/bootstrap.in -o requirements/bootstrap.txt
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements/runtime.txt
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml --extra demo --group dev -o requirements/dev.txt
+
+clean: ## Remove what set-up, tests and the demo made; payfirst-data is yours and stays
+	@rm -rf $(VENV) node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis payfirst-demo dist .build

@@ -1,0 +1,1 @@
+"""HTTP: the side that faces the internet. It holds no key and makes no RPC call."""

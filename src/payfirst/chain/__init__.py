@@ -1,0 +1,1 @@
+"""EVM: JSON-RPC, transactions, signers, and what the chain proves."""

@@ -1,0 +1,1 @@
+"""What runs on a laptop: embedded PostgreSQL, local chain, demo."""

@@ -1,0 +1,1 @@
+"""accept → settle → confirm → mint → watch: pure plans, thin acts."""

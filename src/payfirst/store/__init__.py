@@ -1,0 +1,1 @@
+"""PostgreSQL: one module a table, every statement named and explained."""
