@@ -1,0 +1,111 @@
+"""Migrations up and down, and where a database stands."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from payfirst.errors import OperatorError
+
+SERVER_VERSION_MIN = 150_000  # PostgreSQL 15: NULLS NOT DISTINCT
+
+# Two processes that upgrade at once wait for each other here instead of colliding in the catalogue.
+_MIGRATION_LOCK = 7_402_402
+
+
+class DatabaseTooOld(OperatorError):
+    """The server lacks what the tables need."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaStatus:
+    """Where a database stands: `current` and `head` are revision names, None before the first upgrade."""
+
+    current: str | None
+    head: str
+    pending: tuple[str, ...]
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the tables are those this release was written for."""
+        return self.current == self.head
+
+
+def upgrade(url: str, revision: str = "head") -> None:
+    """Bring the database at `url` (postgresql://…) up to `revision`.
+
+    Raises DatabaseTooOld below PostgreSQL 15, and the driver's errors when there is no such database.
+    """
+    _with_connection(url, lambda connection: command.upgrade(_config(connection), revision))
+
+
+def downgrade(url: str, revision: str) -> None:
+    """Take the database at `url` back to `revision` (`-1`, `base` or a revision name)."""
+    _with_connection(url, lambda connection: command.downgrade(_config(connection), revision))
+
+
+def status(url: str) -> SchemaStatus:
+    """Where the database at `url` stands; reads only."""
+    found: list[SchemaStatus] = []
+
+    def read(connection: Connection) -> None:
+        context = MigrationContext.configure(connection, opts={"version_table": "payfirst_version"})
+        current = context.get_current_revision()
+        scripts = ScriptDirectory.from_config(_config(connection))
+        head = scripts.get_current_head() or ""
+        pending = [s.revision for s in scripts.iterate_revisions("head", current or "base")]
+        found.append(SchemaStatus(current, head, tuple(reversed(pending))))
+
+    _with_connection(url, read)
+    return found[0]
+
+
+def _config(connection: Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", "payfirst:store/migrations")
+    config.attributes["connection"] = connection
+    return config
+
+
+def _with_connection(url: str, act: Callable[[Connection], None]) -> None:
+    async def run() -> None:
+        dialect_url = "postgresql+asyncpg://" + url.split("://", 1)[1]
+        engine = create_async_engine(dialect_url, poolclass=NullPool)
+        try:
+            async with engine.begin() as connection:
+                await connection.run_sync(guarded)
+        finally:
+            await engine.dispose()
+
+    def guarded(connection: Connection) -> None:
+        version = int(connection.execute(text("SHOW server_version_num")).scalar_one())
+        if version < SERVER_VERSION_MIN:
+            raise DatabaseTooOld(f"PostgreSQL 15 or later is needed; this server is {version // 10_000}")
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
+        act(connection)
+
+    # A thread of its own, because callers may stand inside a running event loop.
+    failure: list[BaseException] = []
+
+    def main() -> None:
+        try:
+            asyncio.run(run())
+        except BaseException as error:  # noqa: BLE001 - handed to the caller's thread, just below
+            failure.append(error)
+
+    thread = threading.Thread(target=main, name="payfirst-migrate")
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]

@@ -1,0 +1,243 @@
+"""`payment_queue` and `authorizations`, as the API sees them: accept, find again, show."""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from payfirst.lifecycle import Finality, MintStatus, PaymentStatus
+from payfirst.store.database import Connection
+from payfirst.store.rows import address_of, bytes_of
+from payfirst.units import Address, AtomicAmount, AuthorizationNonce, MintId, TxHash, UnixTime
+
+# insert_payments: take the authorizations that nobody took before, and queue a payment for each of those.
+# One statement, so one commit; a conflict of one row never fails its neighbours. Sorted by key, so that two
+# such statements cannot wait for each other. The acceptance height is the database's: an API process may be behind.
+INSERT_PAYMENTS = """
+WITH offered AS (
+    SELECT * FROM unnest($4::uuid[], $5::bytea[], $6::bytea[], $7::bytea[], $8::bytea[], $9::numeric[],
+                         $10::int[], $11::bigint[], $12::bigint[], $13::bytea[])
+    AS o(id, payer, nonce, token, recipient, amount, quantity, valid_after, valid_before, signature)
+), taken AS (
+    INSERT INTO authorizations (network, asset, payer, authorization_nonce, payment_id)
+    SELECT $1, $2, payer, nonce, id FROM offered ORDER BY payer, nonce
+    ON CONFLICT DO NOTHING
+    RETURNING payment_id
+)
+INSERT INTO payment_queue (id, network, asset, pay_to, token_address, payer, recipient, amount, quantity,
+                           authorization_nonce, valid_after, valid_before, signature, accepted_height)
+SELECT o.id, $1, '0x' || encode($2, 'hex'), '0x' || encode($3, 'hex'), '0x' || encode(o.token, 'hex'),
+       '0x' || encode(o.payer, 'hex'), '0x' || encode(o.recipient, 'hex'), o.amount, o.quantity,
+       '0x' || encode(o.nonce, 'hex'), o.valid_after, o.valid_before, o.signature,
+       (SELECT head_height FROM chain_heads WHERE network = $1)
+FROM offered o JOIN taken t ON t.payment_id = o.id
+RETURNING id
+"""
+
+# find_by_authorization: the payments that hold these authorizations, live or archived.
+FIND_BY_AUTHORIZATION = """
+SELECT a.payer AS payer_key, a.authorization_nonce AS nonce_key, p.id, p.token_address, p.quantity, p.recipient,
+       p.status
+FROM unnest($3::bytea[], $4::bytea[]) AS k(payer, nonce)
+JOIN authorizations a ON a.payer = k.payer AND a.authorization_nonce = k.nonce AND a.asset = $2
+     AND a.network = $1
+JOIN LATERAL (
+    SELECT id, token_address, quantity, recipient, status FROM payment_queue WHERE id = a.payment_id
+    UNION ALL
+    SELECT id, token_address, quantity, recipient, status FROM payment_history WHERE id = a.payment_id
+) p ON true
+"""
+
+_SHOWN = (
+    "id, network, token_address, payer, amount, quantity, recipient, status, finality, tx_hash, error, error_code,"
+    " result, created_at, processed_at"
+)
+
+# show_payment: one payment, live or archived.
+SHOW_PAYMENT = f"""
+SELECT {_SHOWN} FROM payment_queue WHERE id = $1
+UNION ALL
+SELECT {_SHOWN} FROM payment_history WHERE id = $1
+"""
+
+# show_mints: the units of one payment in order, live or archived.
+SHOW_MINTS = """
+SELECT id, unit, recipient, mint_id, status, mint_tx_hash FROM mint_queue WHERE payment_id = $1
+UNION ALL
+SELECT id, unit, recipient, mint_id, status, mint_tx_hash FROM mint_history WHERE payment_id = $1
+ORDER BY unit
+"""
+
+# payment_of_mint: which payment a queue id belongs to.
+PAYMENT_OF_MINT = """
+SELECT payment_id FROM mint_queue WHERE id = $1
+UNION ALL
+SELECT payment_id FROM mint_history WHERE id = $1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class NewPayment:
+    """A verified payment on its way into the queue."""
+
+    id: uuid.UUID
+    token: Address
+    quantity: int
+    recipient: Address
+    payer: Address
+    amount: AtomicAmount
+    nonce: AuthorizationNonce
+    valid_after: UnixTime
+    valid_before: UnixTime
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPayment:
+    """What holds an authorization already: enough to tell the same request from another."""
+
+    id: uuid.UUID
+    token: Address
+    quantity: int
+    recipient: Address
+    status: PaymentStatus
+
+
+@dataclass(frozen=True, slots=True)
+class ShownMint:
+    """One unit, as a buyer sees it."""
+
+    queue_id: uuid.UUID
+    unit: int
+    recipient: Address
+    mint_id: MintId
+    status: MintStatus
+    tx_hash: TxHash | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShownPayment:
+    """One payment with its units, as a buyer sees it."""
+
+    id: uuid.UUID
+    network: str
+    token: Address
+    payer: Address
+    amount: AtomicAmount
+    quantity: int
+    recipient: Address
+    status: PaymentStatus
+    finality: Finality
+    tx_hash: TxHash | None
+    error: str | None
+    error_code: str | None
+    queue_ids: tuple[str, ...] | None
+    created_at: dt.datetime
+    processed_at: dt.datetime | None
+    mints: tuple[ShownMint, ...]
+
+
+class _Result(msgspec.Struct):
+    queueIds: list[str]  # noqa: N815 - the column's own JSON
+
+
+_RESULT = msgspec.json.Decoder(_Result)
+
+
+async def insert(
+    connection: Connection,
+    *,
+    network: str,
+    asset: Address,
+    pay_to: Address,
+    payments: Sequence[NewPayment],
+) -> set[uuid.UUID]:
+    """Queue the payments whose authorization is new; returns their ids. One statement, one commit."""
+    rows = await connection.fetch(
+        INSERT_PAYMENTS,
+        network,
+        asset,
+        pay_to,
+        [p.id for p in payments],
+        [p.payer for p in payments],
+        [p.nonce for p in payments],
+        [p.token for p in payments],
+        [p.recipient for p in payments],
+        [p.amount for p in payments],
+        [p.quantity for p in payments],
+        [p.valid_after for p in payments],
+        [p.valid_before for p in payments],
+        [p.signature for p in payments],
+    )
+    return {row[0] for row in rows}
+
+
+async def find_by_authorization(
+    connection: Connection,
+    *,
+    network: str,
+    asset: Address,
+    keys: Sequence[tuple[Address, AuthorizationNonce]],
+) -> dict[tuple[Address, AuthorizationNonce], StoredPayment]:
+    """The payments that hold these authorizations; keys that are free are absent."""
+    rows = await connection.fetch(FIND_BY_AUTHORIZATION, network, asset, [k[0] for k in keys], [k[1] for k in keys])
+    return {
+        (Address(row["payer_key"]), AuthorizationNonce(row["nonce_key"])): StoredPayment(
+            id=row["id"],
+            token=address_of(row["token_address"]),
+            quantity=row["quantity"],
+            recipient=address_of(row["recipient"]),
+            status=PaymentStatus(row["status"]),
+        )
+        for row in rows
+    }
+
+
+async def show(connection: Connection, payment_id: uuid.UUID) -> ShownPayment | None:
+    """One payment with its units, None where there is none."""
+    row = await connection.fetchrow(SHOW_PAYMENT, payment_id)
+    if row is None:
+        return None
+    mints = await connection.fetch(SHOW_MINTS, payment_id) if row["status"] == PaymentStatus.COMPLETED else []
+    return ShownPayment(
+        id=row["id"],
+        network=row["network"],
+        token=address_of(row["token_address"]),
+        payer=address_of(row["payer"]),
+        amount=AtomicAmount(int(row["amount"])),
+        quantity=row["quantity"],
+        recipient=address_of(row["recipient"]),
+        status=PaymentStatus(row["status"]),
+        finality=Finality(row["finality"]),
+        tx_hash=_hash(row["tx_hash"]),
+        error=row["error"],
+        error_code=row["error_code"],
+        queue_ids=None if row["result"] is None else tuple(_RESULT.decode(row["result"]).queueIds),
+        created_at=row["created_at"],
+        processed_at=row["processed_at"],
+        mints=tuple(
+            ShownMint(
+                queue_id=mint["id"],
+                unit=mint["unit"],
+                recipient=address_of(mint["recipient"]),
+                mint_id=MintId(bytes_of(mint["mint_id"])),
+                status=MintStatus(mint["status"]),
+                tx_hash=_hash(mint["mint_tx_hash"]),
+            )
+            for mint in mints
+        ),
+    )
+
+
+async def payment_of_mint(connection: Connection, queue_id: uuid.UUID) -> uuid.UUID | None:
+    """The payment that a mint's queue id belongs to, None where there is none."""
+    found: uuid.UUID | None = await connection.fetchval(PAYMENT_OF_MINT, queue_id)
+    return found
+
+
+def _hash(text: str | None) -> TxHash | None:
+    return None if text is None else TxHash(bytes_of(text))

@@ -1,0 +1,64 @@
+"""`processes`: which API and worker processes live, and what they measured."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import Literal
+
+from payfirst.store.database import Connection
+
+Role = Literal["api", "worker"]
+
+# Rows of processes that have been silent for a day say nothing any more.
+SILENT_S_MAX = 86_400
+
+# beat: this process lives, and this is what it measured.
+BEAT = """
+INSERT INTO processes (id, role, network, host, pid, stats) VALUES ($1, $2, $3, $4, $5, $6::jsonb)
+ON CONFLICT (id) DO UPDATE SET heartbeat_at = now(), stats = excluded.stats
+"""
+
+# leave: this process has stopped in good order.
+LEAVE = "DELETE FROM processes WHERE id = $1"
+
+# forget_silent: rows that nobody will renew.
+FORGET_SILENT = "DELETE FROM processes WHERE heartbeat_at < now() - $1 * interval '1 second'"
+
+# read_stats: what the live processes of a role measured.
+READ_STATS = """
+SELECT id, stats FROM processes
+WHERE role = $1 AND network = $2 AND heartbeat_at > now() - interval '10 seconds' ORDER BY started_at
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a process is."""
+
+    id: uuid.UUID
+    role: Role
+    network: str
+    host: str
+    pid: int
+
+
+async def beat(connection: Connection, process: Identity, *, stats_json: str) -> None:
+    """Say that this process lives."""
+    await connection.execute(BEAT, process.id, process.role, process.network, process.host, process.pid, stats_json)
+
+
+async def leave(connection: Connection, process: Identity) -> None:
+    """Say that this process stops."""
+    await connection.execute(LEAVE, process.id)
+
+
+async def forget_silent(connection: Connection) -> None:
+    """Drop the rows of processes that died long ago."""
+    await connection.execute(FORGET_SILENT, SILENT_S_MAX)
+
+
+async def stats(connection: Connection, *, role: Role, network: str) -> list[tuple[uuid.UUID, str]]:
+    """What each live process of a role measured, as JSON text."""
+    rows = await connection.fetch(READ_STATS, role, network)
+    return [(row["id"], row["stats"]) for row in rows]

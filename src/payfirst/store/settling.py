@@ -1,0 +1,229 @@
+"""`payment_queue` up to sending: claim, postpone, reserve, send, refuse. Every UPDATE states the old status.
+
+`-- moves:` above a statement names its transitions; a test holds them against `payfirst.lifecycle`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from payfirst.errors import LeaseLost
+from payfirst.store.database import Connection
+from payfirst.store.rows import address_of, bytes_of
+from payfirst.units import (
+    Address,
+    AtomicAmount,
+    AuthorizationNonce,
+    BlockNumber,
+    TxHash,
+    UnixTime,
+    hex_text,
+)
+
+# claim_pending: lease the oldest due payments of one asset; skip held and leased rows, and what is too near
+# to its end to be sent ($7, Unix seconds).
+CLAIM_PENDING = """
+UPDATE payment_queue p
+SET lease_owner = $3, lease_epoch = $4, lease_until = now() + $5 * interval '1 second'
+FROM (
+    SELECT id FROM payment_queue
+    WHERE network = $1 AND asset = $2 AND status = 'pending' AND held_reason IS NULL AND valid_before > $7
+      AND (next_attempt_at IS NULL OR next_attempt_at <= now())
+      AND (lease_until IS NULL OR lease_until < now())
+    ORDER BY id LIMIT $6 FOR UPDATE SKIP LOCKED
+) due
+WHERE p.id = due.id
+RETURNING p.id, p.token_address, p.payer, p.pay_to, p.amount, p.quantity, p.authorization_nonce, p.valid_after,
+          p.valid_before, p.signature, p.accepted_height, p.supply_reserved, p.attempts, p.suspected_code,
+          p.suspected_height
+"""
+
+# free_claims: the signer has a new holder; what an earlier one had claimed and not sent is due again.
+FREE_CLAIMS = """
+UPDATE payment_queue SET lease_owner = NULL, lease_until = NULL
+WHERE network = $1 AND status = 'pending' AND lease_owner = $2 AND lease_epoch < $3
+"""
+
+# unresolved_by_payer: what these payers have on its way to the chain already.
+UNRESOLVED_BY_PAYER = """
+SELECT payer, sum(amount) AS amount FROM payment_queue
+WHERE status = 'sent' AND network = $1 AND asset = $2 AND payer = ANY($3::text[])
+GROUP BY payer
+"""
+
+# lock_claimed: hold the claimed rows while supply is reserved for them. Payments first, tokens second.
+LOCK_CLAIMED = """
+SELECT id FROM payment_queue
+WHERE id = ANY($1::uuid[]) AND status = 'pending' AND lease_owner = $2 AND lease_epoch = $3
+ORDER BY id FOR UPDATE
+"""
+
+# postpone: give payments back to the queue, due after a while, with what was suspected of them and where.
+POSTPONE = """
+UPDATE payment_queue p
+SET lease_owner = NULL, lease_until = NULL, next_attempt_at = now() + d.delay_s * interval '1 second',
+    suspected_code = d.code, suspected_height = d.height, error = d.error
+FROM unnest($1::uuid[], $2::float8[], $3::text[], $4::bigint[], $5::text[]) AS d(id, delay_s, code, height, error)
+WHERE p.id = d.id AND p.status = 'pending' AND p.lease_owner = $6 AND p.lease_epoch = $7
+"""
+
+# mark_sent: the transaction that carries them is stored in this same commit.
+# moves: pending -> sent
+MARK_SENT = """
+UPDATE payment_queue
+SET status = 'sent', tx_hash = $2, processed_at = now(), error = NULL, error_code = NULL, suspected_code = NULL,
+    suspected_height = NULL, lease_owner = NULL, lease_until = NULL, attempts = attempts + 1
+WHERE id = ANY($1::uuid[]) AND status = 'pending' AND lease_owner = $3 AND lease_epoch = $4
+"""
+
+# fail_claimed: refused before anything was sent; no money moved.
+# moves: pending -> failed
+FAIL_CLAIMED = """
+UPDATE payment_queue p
+SET status = 'failed', error_code = d.code, error = d.error, processed_at = now()
+FROM unnest($1::uuid[], $2::text[], $3::text[]) AS d(id, code, error)
+WHERE p.id = d.id AND p.status = 'pending' AND p.lease_owner = $4 AND p.lease_epoch = $5
+RETURNING p.id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedPayment:
+    """A pending payment that a settle worker holds; `suspected_*` is what an earlier pre-flight saw."""
+
+    id: uuid.UUID
+    token: Address
+    payer: Address
+    pay_to: Address
+    amount: AtomicAmount
+    quantity: int
+    nonce: AuthorizationNonce
+    valid_after: UnixTime
+    valid_before: UnixTime
+    signature: bytes
+    accepted_height: BlockNumber
+    supply_reserved: bool
+    attempts: int
+    suspected_code: str | None
+    suspected_height: BlockNumber | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """In whose name rows are leased: a signer (as text) under an epoch."""
+
+    owner: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """A payment that goes back to the queue for `delay_s`."""
+
+    id: uuid.UUID
+    delay_s: float
+    code: str | None = None
+    height: BlockNumber | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A payment that ends without a transfer."""
+
+    id: uuid.UUID
+    code: str
+    sentence: str
+
+
+async def claim_pending(
+    connection: Connection,
+    *,
+    network: str,
+    asset: Address,
+    claim: Claim,
+    lease_s: float,
+    limit: int,
+    valid_before_min: UnixTime,
+) -> list[ClaimedPayment]:
+    """Lease up to `limit` due payments, oldest first."""
+    rows = await connection.fetch(
+        CLAIM_PENDING, network, hex_text(asset), claim.owner, claim.epoch, lease_s, limit, valid_before_min
+    )
+    claimed = [
+        ClaimedPayment(
+            id=row["id"],
+            token=address_of(row["token_address"]),
+            payer=address_of(row["payer"]),
+            pay_to=address_of(row["pay_to"]),
+            amount=AtomicAmount(int(row["amount"])),
+            quantity=row["quantity"],
+            nonce=AuthorizationNonce(bytes_of(row["authorization_nonce"])),
+            valid_after=UnixTime(row["valid_after"]),
+            valid_before=UnixTime(row["valid_before"]),
+            signature=row["signature"],
+            accepted_height=BlockNumber(row["accepted_height"]),
+            supply_reserved=row["supply_reserved"],
+            attempts=row["attempts"],
+            suspected_code=row["suspected_code"],
+            suspected_height=row["suspected_height"],
+        )
+        for row in rows
+    ]
+    return sorted(claimed, key=lambda p: p.id)
+
+
+async def free_claims(connection: Connection, *, network: str, claim: Claim) -> None:
+    """Make what an earlier holder of the signer had claimed due again."""
+    await connection.execute(FREE_CLAIMS, network, claim.owner, claim.epoch)
+
+
+async def unresolved_by_payer(
+    connection: Connection, *, network: str, asset: Address, payers: Sequence[Address]
+) -> dict[Address, AtomicAmount]:
+    """The sum of what each payer has in `sent`; payers without are absent."""
+    rows = await connection.fetch(UNRESOLVED_BY_PAYER, network, hex_text(asset), [hex_text(p) for p in payers])
+    return {address_of(row["payer"]): AtomicAmount(int(row["amount"])) for row in rows}
+
+
+async def lock_claimed(connection: Connection, ids: Sequence[uuid.UUID], *, claim: Claim) -> None:
+    """Hold the claimed rows until the transaction ends. Raises LeaseLost when some are no longer ours."""
+    rows = await connection.fetch(LOCK_CLAIMED, ids, claim.owner, claim.epoch)
+    if len(rows) != len(ids):
+        raise LeaseLost(f"{len(ids) - len(rows)} claimed payments are no longer ours")
+
+
+async def postpone(connection: Connection, postponed: Sequence[Postponed], *, claim: Claim) -> None:
+    """Give payments back to the queue."""
+    await connection.execute(
+        POSTPONE,
+        [p.id for p in postponed],
+        [p.delay_s for p in postponed],
+        [p.code for p in postponed],
+        [p.height for p in postponed],
+        [p.reason for p in postponed],
+        claim.owner,
+        claim.epoch,
+    )
+
+
+async def mark_sent(connection: Connection, ids: Sequence[uuid.UUID], *, tx_hash: TxHash, claim: Claim) -> None:
+    """Turn the batch `sent`, all of it: raises LeaseLost (and so undoes everything) otherwise."""
+    changed = await connection.execute(MARK_SENT, ids, hex_text(tx_hash), claim.owner, claim.epoch)
+    if changed != f"UPDATE {len(ids)}":
+        raise LeaseLost(f"{changed} of a batch of {len(ids)} payments")
+
+
+async def fail_claimed(connection: Connection, failed: Sequence[Failed], *, claim: Claim) -> list[uuid.UUID]:
+    """End payments for which no money moved; returns those that did end."""
+    rows = await connection.fetch(
+        FAIL_CLAIMED,
+        [f.id for f in failed],
+        [f.code for f in failed],
+        [f.sentence for f in failed],
+        claim.owner,
+        claim.epoch,
+    )
+    return [row["id"] for row in rows]

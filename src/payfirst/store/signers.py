@@ -1,0 +1,125 @@
+"""`signers`: who may sign with which account nonce, under which epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from payfirst.store.database import Connection
+from payfirst.units import AccountNonce, Address, hex_text
+
+Purpose = Literal["settle", "mint", "refund"]
+
+LEASE_S = 4.0
+
+# register_signer: make the row of a signer that is seen for the first time.
+REGISTER_SIGNER = """
+INSERT INTO signers (network, address, purpose, next_nonce) VALUES ($1, $2, $3, $4)
+ON CONFLICT (network, address) DO NOTHING
+"""
+
+# take_signer: take a free signer under a new epoch; whatever an earlier holder planned is void from here on.
+# The chain's nonce is only a floor: the database knows of transactions the chain has not seen yet.
+TAKE_SIGNER = """
+UPDATE signers
+SET epoch = epoch + 1, lease_owner = $3, lease_until = now() + $4 * interval '1 second',
+    next_nonce = greatest(next_nonce, $5)
+WHERE network = $1 AND address = $2 AND purpose = $6 AND paused_reason IS NULL
+  AND (lease_until IS NULL OR lease_until < now() OR lease_owner = $3)
+RETURNING epoch, next_nonce
+"""
+
+# renew_signer: the holder is alive.
+RENEW_SIGNER = """
+UPDATE signers SET lease_until = now() + $4 * interval '1 second'
+WHERE network = $1 AND address = $2 AND epoch = $3 AND paused_reason IS NULL
+"""
+
+# release_signer: the holder stops in good order; the next one need not wait.
+RELEASE_SIGNER = """
+UPDATE signers SET lease_until = NULL, lease_owner = NULL WHERE network = $1 AND address = $2 AND epoch = $3
+"""
+
+# spend_nonce: compare-and-swap, under the epoch; anything but one row changed undoes the whole transaction.
+SPEND_NONCE = """
+UPDATE signers SET next_nonce = next_nonce + 1
+WHERE network = $1 AND address = $2 AND epoch = $3 AND next_nonce = $4 AND paused_reason IS NULL
+"""
+
+# pause_signer: stop signing until an operator says otherwise.
+PAUSE_SIGNER = """
+UPDATE signers SET paused_reason = $3 WHERE network = $1 AND address = $2 AND paused_reason IS NULL
+"""
+
+# read_signer: purpose and pause of one signer.
+READ_SIGNER = "SELECT purpose, next_nonce, paused_reason FROM signers WHERE network = $1 AND address = $2"
+
+
+@dataclass(frozen=True, slots=True)
+class Tenure:
+    """A signer held: every write names this epoch, and none other can spend `next_nonce`."""
+
+    epoch: int
+    next_nonce: AccountNonce
+
+
+@dataclass(frozen=True, slots=True)
+class SignerState:
+    """What the row of a signer says."""
+
+    purpose: str
+    next_nonce: AccountNonce
+    paused_reason: str | None
+
+
+async def register(
+    connection: Connection, network: str, address: Address, *, purpose: Purpose, chain_nonce: AccountNonce
+) -> None:
+    """Make the signer's row if there is none; its first nonce is the chain's."""
+    await connection.execute(REGISTER_SIGNER, network, hex_text(address), purpose, chain_nonce)
+
+
+async def take(
+    connection: Connection,
+    network: str,
+    address: Address,
+    *,
+    purpose: Purpose,
+    owner: str,
+    chain_nonce: AccountNonce,
+) -> Tenure | None:
+    """Take the signer if it is free; None while another holds it, or while it is paused."""
+    row = await connection.fetchrow(TAKE_SIGNER, network, hex_text(address), owner, LEASE_S, chain_nonce, purpose)
+    return None if row is None else Tenure(row["epoch"], AccountNonce(row["next_nonce"]))
+
+
+async def renew(connection: Connection, network: str, address: Address, *, epoch: int) -> bool:
+    """Prolong the lease; False when the signer is no longer ours."""
+    changed = await connection.execute(RENEW_SIGNER, network, hex_text(address), epoch, LEASE_S)
+    return changed == "UPDATE 1"
+
+
+async def release(connection: Connection, network: str, address: Address, *, epoch: int) -> None:
+    """Give the signer back in good order."""
+    await connection.execute(RELEASE_SIGNER, network, hex_text(address), epoch)
+
+
+async def spend_nonce(
+    connection: Connection, network: str, address: Address, *, epoch: int, nonce: AccountNonce
+) -> bool:
+    """Use up `nonce`; False when the epoch or the nonce is no longer what the caller believes."""
+    changed = await connection.execute(SPEND_NONCE, network, hex_text(address), epoch, nonce)
+    return changed == "UPDATE 1"
+
+
+async def pause(connection: Connection, network: str, address: Address, *, reason: str) -> bool:
+    """Stop the signer; False when it is paused already."""
+    return (await connection.execute(PAUSE_SIGNER, network, hex_text(address), reason)) == "UPDATE 1"
+
+
+async def read(connection: Connection, network: str, address: Address) -> SignerState | None:
+    """The signer's row, None before it was registered."""
+    row = await connection.fetchrow(READ_SIGNER, network, hex_text(address))
+    if row is None:
+        return None
+    return SignerState(row["purpose"], AccountNonce(row["next_nonce"]), row["paused_reason"])

@@ -1,0 +1,171 @@
+"""`tokens`: what is for sale, what it costs, and how much of it is left."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from payfirst.store.database import Connection
+from payfirst.store.rows import address_of
+from payfirst.units import Address, AtomicAmount, BlockNumber, hex_text
+
+# add_token: offer a token at a price; workers read the rest from the chain.
+ADD_TOKEN = """
+INSERT INTO tokens (network, address, price) VALUES ($1, $2, $3)
+ON CONFLICT (network, address) DO UPDATE SET price = excluded.price
+"""
+
+# read_tokens: everything that is or was offered.
+READ_TOKENS = """
+SELECT address, price, status, name, symbol, mint_amount, max_mint_count, minted, reserved, held_reason,
+       synced_height, extract(epoch FROM now() - synced_at)::float8 AS synced_age_s
+FROM tokens WHERE network = $1 ORDER BY created_at, address
+"""
+
+# sync_token: what the contract says at a block that was read, in the transaction that counts that block's mints.
+SYNC_TOKEN = """
+UPDATE tokens
+SET name = $3, symbol = $4, mint_amount = $5, max_mint_count = $6, minted = $7,
+    synced_height = $8, synced_at = now()
+WHERE network = $1 AND address = $2
+"""
+
+# lock_supply: nobody else reserves these tokens until this transaction ends.
+LOCK_SUPPLY = """
+SELECT address, max_mint_count, minted, reserved, status, held_reason FROM tokens
+WHERE network = $1 AND address = ANY($2::text[]) ORDER BY address FOR UPDATE
+"""
+
+# add_reserved: units that are promised to payments, more or fewer.
+ADD_RESERVED = """
+UPDATE tokens t SET reserved = reserved + d.units
+FROM unnest($2::text[], $3::bigint[]) AS d(address, units)
+WHERE t.network = $1 AND t.address = d.address
+"""
+
+# mark_reserved: these pending payments hold supply, so that a crash between here and sending leaks none.
+MARK_RESERVED = """
+UPDATE payment_queue SET supply_reserved = true
+WHERE id = ANY($1::uuid[]) AND status = 'pending' AND NOT supply_reserved AND lease_owner = $2 AND lease_epoch = $3
+"""
+
+# hold_token: stop minting a token, and say why, until an operator or a sync clears it.
+HOLD_TOKEN = "UPDATE tokens SET held_reason = $3 WHERE network = $1 AND address = $2"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token on offer. Counts are in mints; `price` is in the asset's atomic units a mint."""
+
+    address: Address
+    price: AtomicAmount
+    active: bool
+    name: str | None
+    symbol: str | None
+    mint_amount: int | None
+    max_mint_count: int | None
+    minted: int
+    reserved: int
+    held_reason: str | None
+    synced_height: BlockNumber | None
+    synced_age_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Supply:
+    """What is left of a token, under its row lock; `max_mint_count` is None before the first sync."""
+
+    address: Address
+    max_mint_count: int | None
+    minted: int
+    reserved: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFacts:
+    """What a token's contract says at one block."""
+
+    address: Address
+    name: str
+    symbol: str
+    mint_amount: int
+    max_mint_count: int
+    minted: int
+
+
+async def add(connection: Connection, network: str, address: Address, *, price: AtomicAmount) -> None:
+    """Offer a token, or change the price of one on offer."""
+    await connection.execute(ADD_TOKEN, network, hex_text(address), price)
+
+
+async def read(connection: Connection, network: str) -> list[Token]:
+    """All tokens of a network, oldest first."""
+    rows = await connection.fetch(READ_TOKENS, network)
+    return [
+        Token(
+            address=address_of(row["address"]),
+            price=AtomicAmount(int(row["price"])),
+            active=row["status"] == "active",
+            name=row["name"],
+            symbol=row["symbol"],
+            mint_amount=_whole(row["mint_amount"]),
+            max_mint_count=_whole(row["max_mint_count"]),
+            minted=int(row["minted"]),
+            reserved=row["reserved"],
+            held_reason=row["held_reason"],
+            synced_height=row["synced_height"],
+            synced_age_s=row["synced_age_s"],
+        )
+        for row in rows
+    ]
+
+
+async def sync(connection: Connection, network: str, facts: TokenFacts, *, height: BlockNumber) -> None:
+    """Store what the contract says at `height`."""
+    await connection.execute(
+        SYNC_TOKEN,
+        network,
+        hex_text(facts.address),
+        facts.name,
+        facts.symbol,
+        facts.mint_amount,
+        facts.max_mint_count,
+        facts.minted,
+        height,
+    )
+
+
+async def lock_supply(connection: Connection, network: str, addresses: Sequence[Address]) -> dict[Address, Supply]:
+    """Lock the rows of these tokens and say what is left. Lock payments first, tokens second."""
+    rows = await connection.fetch(LOCK_SUPPLY, network, [hex_text(a) for a in addresses])
+    found = [
+        Supply(
+            address=address_of(row["address"]),
+            max_mint_count=_whole(row["max_mint_count"]),
+            minted=int(row["minted"]),
+            reserved=row["reserved"],
+        )
+        for row in rows
+    ]
+    return {s.address: s for s in found}
+
+
+async def add_reserved(connection: Connection, network: str, units: dict[Address, int]) -> None:
+    """Raise (or, with negative numbers, lower) the units promised to payments."""
+    await connection.execute(ADD_RESERVED, network, [hex_text(a) for a in units], list(units.values()))
+
+
+async def mark_reserved(connection: Connection, ids: Sequence[uuid.UUID], *, owner: str, epoch: int) -> int:
+    """Note on the payments that they hold supply; returns how many changed."""
+    changed = await connection.execute(MARK_RESERVED, ids, owner, epoch)
+    return int(changed.split()[-1])
+
+
+async def hold(connection: Connection, network: str, address: Address, *, reason: str | None) -> None:
+    """Stop minting a token (or, with None, go on)."""
+    await connection.execute(HOLD_TOKEN, network, hex_text(address), reason)
+
+
+def _whole(value: object) -> int | None:
+    return None if value is None else int(str(value))

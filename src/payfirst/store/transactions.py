@@ -1,0 +1,350 @@
+"""`chain_transactions`, `chain_attempts`, `chain_transaction_items`: what was signed, and what became of it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from payfirst.store.database import Connection
+from payfirst.store.rows import address_of, bytes_of
+from payfirst.store.signers import Purpose
+from payfirst.units import (
+    AccountNonce,
+    Address,
+    AuthorizationNonce,
+    BlockHash,
+    BlockNumber,
+    MintId,
+    TxHash,
+    Wei,
+    hex_text,
+)
+
+# store_transaction: the signed bytes, before anything is broadcast.
+STORE_TRANSACTION = """
+WITH stored AS (
+    INSERT INTO chain_transactions (network, signer, account_nonce, purpose, signer_epoch, to_address, gas_limit,
+                                    item_count)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+    RETURNING id
+)
+INSERT INTO chain_attempts (hash, transaction_id, signed_bytes, max_fee_per_gas_wei, max_priority_fee_per_gas_wei)
+SELECT $9, id, $10, $11, $12 FROM stored
+RETURNING transaction_id
+"""
+
+# store_payment_items: which payments a transaction carries, in the order of its calls.
+STORE_PAYMENT_ITEMS = """
+INSERT INTO chain_transaction_items (transaction_id, position, payment_id)
+SELECT $1, ordinality - 1, id FROM unnest($2::uuid[]) WITH ORDINALITY AS i(id, ordinality)
+"""
+
+# store_mint_items: which units a transaction carries, in the order of its calldata.
+STORE_MINT_ITEMS = """
+INSERT INTO chain_transaction_items (transaction_id, position, queue_id)
+SELECT $1, ordinality - 1, id FROM unnest($2::uuid[]) WITH ORDINALITY AS i(id, ordinality)
+"""
+
+# count_unresolved: transactions of a signer whose outcome is not known yet.
+COUNT_UNRESOLVED = """
+SELECT count(*) FROM chain_transactions WHERE network = $1 AND signer = $2 AND state = 'sent'
+"""
+
+# unresolved_hashes: every hash under which an unresolved transaction could be mined, of any signer.
+UNRESOLVED_HASHES = """
+SELECT a.hash, t.id, t.purpose
+FROM chain_transactions t JOIN chain_attempts a ON a.transaction_id = t.id
+WHERE t.network = $1 AND t.state = 'sent'
+"""
+
+# our_hashes: which of these hashes are transactions of ours, resolved or not.
+OUR_HASHES = "SELECT hash FROM chain_attempts WHERE hash = ANY($1::text[])"
+
+# payment_items: the payments of some transactions, with the key by which evidence names them.
+PAYMENT_ITEMS = """
+SELECT i.transaction_id, i.position, p.id, p.payer, p.authorization_nonce
+FROM chain_transaction_items i JOIN payment_queue p ON p.id = i.payment_id
+WHERE i.transaction_id = ANY($1::bigint[])
+"""
+
+# mint_items: the units of some transactions, with the id by which evidence names them.
+MINT_ITEMS = """
+SELECT i.transaction_id, i.position, m.id, m.mint_id, m.token_address
+FROM chain_transaction_items i JOIN mint_queue m ON m.id = i.queue_id
+WHERE i.transaction_id = ANY($1::bigint[])
+"""
+
+# confirm_transactions: mined at depth, under one of its hashes.
+CONFIRM_TRANSACTIONS = """
+UPDATE chain_transactions t
+SET state = 'confirmed', mined_hash = m.hash, mined_block = m.block, mined_block_hash = m.block_hash,
+    succeeded = m.succeeded, gas_used = m.gas_used, gas_price_wei = m.gas_price, confirmed_at = now()
+FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::bool[], $6::bigint[], $7::numeric[])
+     AS m(id, hash, block, block_hash, succeeded, gas_used, gas_price)
+WHERE t.id = m.id AND t.state = 'sent'
+"""
+
+# note_outcomes: what became of each item of a mined transaction.
+NOTE_OUTCOMES = """
+UPDATE chain_transaction_items i SET outcome = o.outcome
+FROM unnest($1::bigint[], $2::int[], $3::text[]) AS o(transaction_id, position, outcome)
+WHERE i.transaction_id = o.transaction_id AND i.position = o.position
+"""
+
+# reopen_transactions: a reorg took the blocks above a fork; the same bytes are to be sent again.
+REOPEN_TRANSACTIONS = """
+UPDATE chain_transactions
+SET state = 'sent', mined_hash = NULL, mined_block = NULL, mined_block_hash = NULL, succeeded = NULL,
+    gas_used = NULL, gas_price_wei = NULL, confirmed_at = NULL
+WHERE network = $1 AND state = 'confirmed' AND mined_block > $2
+RETURNING id
+"""
+
+# forget_outcomes: what items of reopened transactions came to is open again.
+FORGET_OUTCOMES = """
+UPDATE chain_transaction_items SET outcome = NULL WHERE transaction_id = ANY($1::bigint[])
+"""
+
+# finalize_transactions: mined in a block that is final now.
+FINALIZE_TRANSACTIONS = """
+UPDATE chain_transactions SET state = 'final'
+WHERE network = $1 AND state = 'confirmed' AND mined_block <= $2
+"""
+
+# read_in_flight: the newest attempt of each unresolved transaction of a signer, oldest nonce first.
+READ_IN_FLIGHT = """
+SELECT DISTINCT ON (t.account_nonce)
+       t.id, t.account_nonce, a.hash, a.signed_bytes, a.max_fee_per_gas_wei, a.broadcast_count,
+       extract(epoch FROM now() - a.last_broadcast_at)::float8 AS silent_s,
+       extract(epoch FROM now() - t.created_at)::float8 AS age_s
+FROM chain_transactions t JOIN chain_attempts a ON a.transaction_id = t.id
+WHERE t.network = $1 AND t.signer = $2 AND t.state = 'sent'
+ORDER BY t.account_nonce, a.created_at DESC
+"""
+
+# note_broadcast: the bytes were handed to a node, or it was tried; an error decides nothing.
+NOTE_BROADCAST = """
+UPDATE chain_attempts
+SET broadcast_count = broadcast_count + 1, last_broadcast_at = now(), last_error = $2
+WHERE hash = $1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A signed transaction on its way into the store."""
+
+    network: str
+    signer: Address
+    nonce: AccountNonce
+    purpose: Purpose
+    epoch: int
+    to: Address
+    gas_limit: int
+    hash: TxHash
+    signed: bytes
+    max_fee: Wei
+    max_priority_fee: Wei
+
+
+@dataclass(frozen=True, slots=True)
+class UnresolvedHash:
+    """A hash under which one of our transactions could be mined."""
+
+    hash: TxHash
+    transaction_id: int
+    purpose: Purpose
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentItem:
+    """One payment in one transaction."""
+
+    transaction_id: int
+    position: int
+    payment_id: uuid.UUID
+    payer: Address
+    nonce: AuthorizationNonce
+
+
+@dataclass(frozen=True, slots=True)
+class MintItem:
+    """One unit in one transaction."""
+
+    transaction_id: int
+    position: int
+    queue_id: uuid.UUID
+    mint_id: MintId
+    token: Address
+
+
+@dataclass(frozen=True, slots=True)
+class MinedTransaction:
+    """One of our transactions in a block at depth."""
+
+    id: int
+    hash: TxHash
+    block: BlockNumber
+    block_hash: BlockHash
+    succeeded: bool
+    gas_used: int
+    gas_price: Wei
+
+
+@dataclass(frozen=True, slots=True)
+class ItemOutcome:
+    """What became of one item: `done`, `reverted`, or done `elsewhere` (in another transaction)."""
+
+    transaction_id: int
+    position: int
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """An unresolved transaction and its newest attempt; `silent_s` is None before the first broadcast."""
+
+    id: int
+    nonce: AccountNonce
+    hash: TxHash
+    signed: bytes
+    max_fee: Wei
+    broadcast_count: int
+    silent_s: float | None
+    age_s: float
+
+
+async def store(connection: Connection, envelope: Envelope, *, item_count: int) -> int:
+    """Store a signed transaction and its first attempt; returns its id."""
+    stored: int = await connection.fetchval(
+        STORE_TRANSACTION,
+        envelope.network,
+        hex_text(envelope.signer),
+        envelope.nonce,
+        envelope.purpose,
+        envelope.epoch,
+        hex_text(envelope.to),
+        envelope.gas_limit,
+        item_count,
+        hex_text(envelope.hash),
+        envelope.signed,
+        envelope.max_fee,
+        envelope.max_priority_fee,
+    )
+    return stored
+
+
+async def store_payment_items(connection: Connection, transaction_id: int, ids: Sequence[uuid.UUID]) -> None:
+    """Name the payments that a transaction carries, in order."""
+    await connection.execute(STORE_PAYMENT_ITEMS, transaction_id, ids)
+
+
+async def store_mint_items(connection: Connection, transaction_id: int, ids: Sequence[uuid.UUID]) -> None:
+    """Name the units that a transaction carries, in order."""
+    await connection.execute(STORE_MINT_ITEMS, transaction_id, ids)
+
+
+async def count_unresolved(connection: Connection, network: str, signer: Address) -> int:
+    """How many transactions of a signer have no known outcome."""
+    found: int = await connection.fetchval(COUNT_UNRESOLVED, network, hex_text(signer))
+    return found
+
+
+async def unresolved_hashes(connection: Connection, network: str) -> dict[TxHash, UnresolvedHash]:
+    """Every hash under which an unresolved transaction of ours could be mined."""
+    rows = await connection.fetch(UNRESOLVED_HASHES, network)
+    found = [UnresolvedHash(TxHash(bytes_of(row["hash"])), row["id"], row["purpose"]) for row in rows]
+    return {u.hash: u for u in found}
+
+
+async def ours(connection: Connection, hashes: Sequence[TxHash]) -> set[TxHash]:
+    """Which of these transactions are ours."""
+    rows = await connection.fetch(OUR_HASHES, [hex_text(h) for h in hashes])
+    return {TxHash(bytes_of(row["hash"])) for row in rows}
+
+
+async def payment_items(connection: Connection, transaction_ids: Sequence[int]) -> list[PaymentItem]:
+    """The payments that these transactions carry."""
+    rows = await connection.fetch(PAYMENT_ITEMS, transaction_ids)
+    return [
+        PaymentItem(
+            row["transaction_id"],
+            row["position"],
+            row["id"],
+            address_of(row["payer"]),
+            AuthorizationNonce(bytes_of(row["authorization_nonce"])),
+        )
+        for row in rows
+    ]
+
+
+async def mint_items(connection: Connection, transaction_ids: Sequence[int]) -> list[MintItem]:
+    """The units that these transactions carry."""
+    rows = await connection.fetch(MINT_ITEMS, transaction_ids)
+    return [
+        MintItem(
+            row["transaction_id"],
+            row["position"],
+            row["id"],
+            MintId(bytes_of(row["mint_id"])),
+            address_of(row["token_address"]),
+        )
+        for row in rows
+    ]
+
+
+async def confirm(connection: Connection, mined: Sequence[MinedTransaction], outcomes: Sequence[ItemOutcome]) -> int:
+    """Mark transactions mined at depth, with the outcome of each item; returns how many changed."""
+    changed = await connection.execute(
+        CONFIRM_TRANSACTIONS,
+        [m.id for m in mined],
+        [hex_text(m.hash) for m in mined],
+        [m.block for m in mined],
+        [hex_text(m.block_hash) for m in mined],
+        [m.succeeded for m in mined],
+        [m.gas_used for m in mined],
+        [m.gas_price for m in mined],
+    )
+    await connection.execute(
+        NOTE_OUTCOMES,
+        [o.transaction_id for o in outcomes],
+        [o.position for o in outcomes],
+        [o.outcome for o in outcomes],
+    )
+    return int(changed.split()[-1])
+
+
+async def reopen_above(connection: Connection, network: str, height: BlockNumber) -> list[int]:
+    """A reorg took what was mined above `height`: those transactions are unresolved again."""
+    ids = [row["id"] for row in await connection.fetch(REOPEN_TRANSACTIONS, network, height)]
+    await connection.execute(FORGET_OUTCOMES, ids)
+    return ids
+
+
+async def finalize(connection: Connection, network: str, height: BlockNumber) -> None:
+    """What was mined at or below `height` cannot be taken back."""
+    await connection.execute(FINALIZE_TRANSACTIONS, network, height)
+
+
+async def in_flight(connection: Connection, network: str, signer: Address) -> list[InFlight]:
+    """The unresolved transactions of a signer with their newest attempts, oldest nonce first."""
+    rows = await connection.fetch(READ_IN_FLIGHT, network, hex_text(signer))
+    return [
+        InFlight(
+            id=row["id"],
+            nonce=AccountNonce(row["account_nonce"]),
+            hash=TxHash(bytes_of(row["hash"])),
+            signed=row["signed_bytes"],
+            max_fee=Wei(int(row["max_fee_per_gas_wei"])),
+            broadcast_count=row["broadcast_count"],
+            silent_s=row["silent_s"],
+            age_s=row["age_s"],
+        )
+        for row in rows
+    ]
+
+
+async def note_broadcast(connection: Connection, tx_hash: TxHash, *, error: str | None) -> None:
+    """Remember that the bytes were handed to a node, or what it said against them."""
+    await connection.execute(NOTE_BROADCAST, hex_text(tx_hash), error)
