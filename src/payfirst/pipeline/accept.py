@@ -1,0 +1,182 @@
+"""Store payments durably, many requests in one commit, and find again what was stored before."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from payfirst.errors import PayerError, StoreUnavailable
+from payfirst.lifecycle import PaymentStatus
+from payfirst.pipeline.admission import NotNow
+from payfirst.store import payments
+from payfirst.store.database import Pool, session
+from payfirst.store.payments import NewPayment, StoredPayment
+from payfirst.store.wake import Notifier
+from payfirst.units import Address, AuthorizationNonce
+
+WRITERS = 2
+BATCH_MAX = 256
+WAITING_MAX = 10_000
+# How long an uncertain commit is looked for before the buyer is asked to send the same header again.
+REREAD_S = 3.0
+REREAD_EVERY_S = 0.1
+
+
+class AuthorizationReused(PayerError):
+    """This authorization paid for another request."""
+
+    code: ClassVar[str] = "authorization_reused"
+
+
+class OutcomeUnknown(StoreUnavailable):
+    """The commit was cut; whether the payment was stored could not be found out in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A payment in the queue. `created` is false when it was there before this request."""
+
+    id: uuid.UUID
+    created: bool
+    status: PaymentStatus
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    payment: NewPayment
+    answer: asyncio.Future[Accepted]
+
+
+class Acceptor:
+    """A batch writer: the requests in flight share one statement and one commit."""
+
+    def __init__(self, pool: Pool, *, network: str, asset: Address, pay_to: Address, notifier: Notifier) -> None:
+        self._pool = pool
+        self._network = network
+        self._asset = asset
+        self._pay_to = pay_to
+        self._notifier = notifier
+        self._waiting: list[_Waiting] = []
+        self._work = asyncio.Event()
+
+    async def accept(self, payment: NewPayment) -> Accepted:
+        """Store one payment; returns after the commit.
+
+        Raises AuthorizationReused when its authorization paid for another request, NotNow when too many wait,
+        OutcomeUnknown when the commit was cut and could not be looked up.
+        """
+        if len(self._waiting) >= WAITING_MAX:
+            raise NotNow("Too many requests at once. Nothing was taken.", retry_after_s=1)
+        waiting = _Waiting(payment, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        self._work.set()
+        return await waiting.answer
+
+    async def find(self, payment: NewPayment) -> Accepted | None:
+        """What was stored earlier for this authorization, None if it is new.
+
+        Raises AuthorizationReused or StoreUnavailable.
+        """
+        async with session(self._pool, "look for an earlier payment") as connection:
+            found = await payments.find_by_authorization(
+                connection, network=self._network, asset=self._asset, keys=[_key(payment)]
+            )
+        stored = found.get(_key(payment))
+        return None if stored is None else _replayed(payment, stored)
+
+    async def run(self) -> None:
+        """Write until cancelled: while one batch commits, the next one gathers."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(WRITERS):
+                group.create_task(self._write())
+
+    async def _write(self) -> None:
+        while True:
+            await self._work.wait()
+            batch, self._waiting = self._waiting[:BATCH_MAX], self._waiting[BATCH_MAX:]
+            if not self._waiting:
+                self._work.clear()
+            if batch:
+                await self._store(batch)
+
+    async def _store(self, batch: Sequence[_Waiting]) -> None:
+        try:
+            async with session(self._pool, "store payments") as connection:
+                created = await payments.insert(
+                    connection,
+                    network=self._network,
+                    asset=self._asset,
+                    pay_to=self._pay_to,
+                    payments=[w.payment for w in batch],
+                )
+        except StoreUnavailable:
+            await self._settle_uncertain(batch)
+            return
+        except Exception as error:  # noqa: BLE001 - the requests that wait must be told; each raises it again
+            for waiting in batch:
+                _refuse(waiting, error)
+            return
+        if created:
+            self._notifier.wake()
+        repeated = [w for w in batch if w.payment.id not in created]
+        for waiting in batch:
+            if waiting.payment.id in created:
+                _answer(waiting, Accepted(waiting.payment.id, created=True, status=PaymentStatus.PENDING))
+        if repeated:
+            await self._settle_uncertain(repeated)
+
+    async def _settle_uncertain(self, batch: Sequence[_Waiting]) -> None:
+        """Answer by what the table holds: after a conflict, and after a commit whose outcome is unknown."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + REREAD_S
+        while True:
+            try:
+                async with session(self._pool, "read payments again") as connection:
+                    found = await payments.find_by_authorization(
+                        connection,
+                        network=self._network,
+                        asset=self._asset,
+                        keys=[_key(w.payment) for w in batch],
+                    )
+                break
+            except StoreUnavailable as error:
+                if loop.time() >= deadline:
+                    for waiting in batch:
+                        _refuse(waiting, OutcomeUnknown(str(error)))
+                    return
+                await asyncio.sleep(REREAD_EVERY_S)
+        for waiting in batch:
+            stored = found.get(_key(waiting.payment))
+            try:
+                if stored is None:
+                    raise OutcomeUnknown("the payment is not in the table after a commit that was cut")
+                _answer(waiting, _replayed(waiting.payment, stored))
+            except (AuthorizationReused, OutcomeUnknown) as error:
+                _refuse(waiting, error)
+        self._notifier.wake()
+
+
+def _key(payment: NewPayment) -> tuple[Address, AuthorizationNonce]:
+    return payment.payer, payment.nonce
+
+
+def _replayed(payment: NewPayment, stored: StoredPayment) -> Accepted:
+    same = (stored.token, stored.quantity, stored.recipient) == (payment.token, payment.quantity, payment.recipient)
+    if not same:
+        raise AuthorizationReused(
+            "This authorization already paid for another request. Sign a new one for this request."
+        )
+    return Accepted(stored.id, created=stored.id == payment.id, status=stored.status)
+
+
+def _answer(waiting: _Waiting, accepted: Accepted) -> None:
+    if not waiting.answer.done():  # a client that hung up left a cancelled future; its payment is stored all the same
+        waiting.answer.set_result(accepted)
+
+
+def _refuse(waiting: _Waiting, error: Exception) -> None:
+    if not waiting.answer.done():
+        waiting.answer.set_exception(error)
