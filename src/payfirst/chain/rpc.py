@@ -148,10 +148,7 @@ class RpcClient:
                 taken.append(await self.call(chunk[0].method, *chunk[0].params, result=result))
                 continue
             raw = await self._post(
-                [
-                    {"jsonrpc": "2.0", "id": i, "method": c.method, "params": c.params}
-                    for i, c in enumerate(chunk)
-                ]
+                [{"jsonrpc": "2.0", "id": i, "method": c.method, "params": c.params} for i, c in enumerate(chunk)]
             )
             try:
                 by_id = {answer.id: answer for answer in _ANSWERS.decode(raw)}
@@ -209,22 +206,22 @@ class RpcClient:
 
     async def block_hash(self, height: BlockNumber) -> BlockHash | None:
         """The canonical hash at `height`, None where the node has no such block."""
-        wire: _WireHead | None = await self.call(
-            "eth_getBlockByNumber", hex(height), False, result=_MAYBE_HEAD
-        )
+        wire: _WireHead | None = await self.call("eth_getBlockByNumber", hex(height), False, result=_MAYBE_HEAD)
         return None if wire is None else BlockHash(_bytes(wire.hash))
 
-    async def log_transactions(
-        self,
-        block: BlockHash,
-        *,
-        addresses: Sequence[Address],
-        topics: Sequence[object],
-    ) -> list[TxHash]:
-        """The transactions of one block with a log of `addresses` under `topics`; each once, in order."""
-        query = {"blockHash": hex_text(block), "address": [hex_text(a) for a in addresses], "topics": topics}
-        logs = await self.call("eth_getLogs", query, result=list[_WireLog])
-        return list(dict.fromkeys(TxHash(_bytes(log.transaction_hash)) for log in logs))
+    async def logs_of_blocks(
+        self, hashes: Sequence[BlockHash], *, addresses: Sequence[Address], topics: Sequence[object]
+    ) -> list[list[TxHash]]:
+        """For each block, the transactions with a log of `addresses` under `topics`; each once, in order."""
+        calls = [
+            Call(
+                "eth_getLogs",
+                ({"blockHash": hex_text(h), "address": [hex_text(a) for a in addresses], "topics": topics},),
+            )
+            for h in hashes
+        ]
+        answers = await self.batch(calls, result=list[_WireLog])
+        return [list(dict.fromkeys(TxHash(_bytes(log.transaction_hash)) for log in logs)) for logs in answers]
 
     async def logs(
         self,

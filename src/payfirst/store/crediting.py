@@ -116,8 +116,11 @@ WHERE id IN (
 ) AND finality = 'open'
 """
 
-# count_sent: what waits for confirmation.
-COUNT_SENT = "SELECT count(*) FROM payment_queue WHERE status = 'sent'"
+# live_pay_tos: every address that unsettled payments pay to; the configured one may have changed since.
+LIVE_PAY_TOS = """
+SELECT DISTINCT pay_to FROM payment_queue
+WHERE network = $1 AND (status IN ('pending', 'sent') OR status = 'failed' AND valid_before > $2)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +279,7 @@ async def finalize(connection: Connection, network: str, height: BlockNumber, *,
     return int((await connection.execute(FINALIZE_PAYMENTS, network, height, limit)).split()[-1])
 
 
-async def count_sent(connection: Connection) -> int:
-    """How many payments wait for their transaction's confirmation."""
-    found: int = await connection.fetchval(COUNT_SENT)
-    return found
+async def live_pay_tos(connection: Connection, network: str, *, chain_time: UnixTime) -> set[Address]:
+    """The addresses into which money for payments of ours can still come."""
+    rows = await connection.fetch(LIVE_PAY_TOS, network, chain_time)
+    return {address_of(row["pay_to"]) for row in rows}

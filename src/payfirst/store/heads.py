@@ -28,6 +28,12 @@ READ_CURSOR = """
 SELECT cursor_height, cursor_hash, cursor_time, final_height FROM chain_heads WHERE network = $1
 """
 
+# lock_cursor: how far the chain has been read, and not a block further until this transaction ends.
+LOCK_CURSOR = READ_CURSOR + " FOR UPDATE"
+
+# hash_at: the remembered hash of a block that a reorg could still take.
+HASH_AT = "SELECT hash FROM chain_blocks WHERE network = $1 AND height = $2"
+
 # move_cursor: forward by blocks that were read, or back to a fork; only from where the reader believed it was.
 MOVE_CURSOR = """
 UPDATE chain_heads SET cursor_height = $4, cursor_hash = $5, cursor_time = $6
@@ -94,7 +100,22 @@ async def see(connection: Connection, network: str, block: ReadBlock) -> None:
 
 async def cursor(connection: Connection, network: str) -> Cursor:
     """How far the chain has been read."""
-    row = await connection.fetchrow(READ_CURSOR, network)
+    return await _cursor(connection, READ_CURSOR, network)
+
+
+async def lock_cursor(connection: Connection, network: str) -> Cursor:
+    """How far the chain has been read; the scan waits until this transaction ends."""
+    return await _cursor(connection, LOCK_CURSOR, network)
+
+
+async def hash_at(connection: Connection, network: str, height: BlockNumber) -> BlockHash | None:
+    """The hash under which a block was read, None when it is no longer remembered."""
+    found = await connection.fetchval(HASH_AT, network, height)
+    return None if found is None else BlockHash(bytes_of(found))
+
+
+async def _cursor(connection: Connection, query: str, network: str) -> Cursor:
+    row = await connection.fetchrow(query, network)
     if row is None:
         raise LeaseLost(f"chain_heads has no row for {network}")
     return Cursor(

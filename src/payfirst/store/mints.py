@@ -24,10 +24,10 @@ FROM unnest($2::uuid[], $3::uuid[], $4::int[], $5::text[], $6::text[], $7::text[
      AS m(id, payment_id, unit, tx_hash, token, recipient, mint_id, status, error, code)
 """
 
-# tokens_to_mint: the tokens that have due units, and are not held.
+# tokens_to_mint: the tokens that have due units; on a hold too, because trying again is what ends it.
 TOKENS_TO_MINT = """
 SELECT t.address FROM tokens t
-WHERE t.network = $1 AND t.held_reason IS NULL AND EXISTS (
+WHERE t.network = $1 AND EXISTS (
     SELECT 1 FROM mint_queue m
     WHERE m.network = t.network AND m.token_address = t.address AND m.status = 'pending' AND m.held_reason IS NULL
       AND (m.next_attempt_at IS NULL OR m.next_attempt_at <= now())
@@ -178,7 +178,7 @@ async def insert(connection: Connection, *, network: str, mints: Sequence[NewMin
 
 
 async def tokens_with_work(connection: Connection, *, network: str) -> list[Address]:
-    """The tokens that have due units and are not held."""
+    """The tokens that have due units."""
     return [address_of(row["address"]) for row in await connection.fetch(TOKENS_TO_MINT, network)]
 
 

@@ -1,4 +1,4 @@
-"""`owed`: what payfirst took money for and did not deliver, or delivered and lost the money for. Named, never missing."""
+"""`owed`: what was paid for and not delivered, or delivered and no longer paid for. Named, never missing."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ SELECT count(*) FROM chain_transactions WHERE network = $1 AND signer = $2 AND s
 
 # unresolved_hashes: every hash under which an unresolved transaction could be mined, of any signer.
 UNRESOLVED_HASHES = """
-SELECT a.hash, t.id, t.purpose
+SELECT a.hash, t.id, t.purpose, t.item_count
 FROM chain_transactions t JOIN chain_attempts a ON a.transaction_id = t.id
 WHERE t.network = $1 AND t.state = 'sent'
 """
@@ -112,7 +112,8 @@ UPDATE chain_transactions SET state = 'final'
 WHERE network = $1 AND state = 'confirmed' AND mined_block <= $2
 """
 
-# read_in_flight: the newest attempt of each unresolved transaction of a signer, oldest nonce first.
+# read_in_flight: the newest attempt of each unresolved transaction of a signer that was last sent at least
+# $3 seconds ago, or never; oldest nonce first.
 READ_IN_FLIGHT = """
 SELECT DISTINCT ON (t.account_nonce)
        t.id, t.account_nonce, a.hash, a.signed_bytes, a.max_fee_per_gas_wei, a.broadcast_count,
@@ -120,6 +121,7 @@ SELECT DISTINCT ON (t.account_nonce)
        extract(epoch FROM now() - t.created_at)::float8 AS age_s
 FROM chain_transactions t JOIN chain_attempts a ON a.transaction_id = t.id
 WHERE t.network = $1 AND t.signer = $2 AND t.state = 'sent'
+  AND (a.last_broadcast_at IS NULL OR a.last_broadcast_at <= now() - $3 * interval '1 second')
 ORDER BY t.account_nonce, a.created_at DESC
 """
 
@@ -155,6 +157,7 @@ class UnresolvedHash:
     hash: TxHash
     transaction_id: int
     purpose: Purpose
+    item_count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +257,9 @@ async def count_unresolved(connection: Connection, network: str, signer: Address
 async def unresolved_hashes(connection: Connection, network: str) -> dict[TxHash, UnresolvedHash]:
     """Every hash under which an unresolved transaction of ours could be mined."""
     rows = await connection.fetch(UNRESOLVED_HASHES, network)
-    found = [UnresolvedHash(TxHash(bytes_of(row["hash"])), row["id"], row["purpose"]) for row in rows]
+    found = [
+        UnresolvedHash(TxHash(bytes_of(row["hash"])), row["id"], row["purpose"], row["item_count"]) for row in rows
+    ]
     return {u.hash: u for u in found}
 
 
@@ -327,9 +332,9 @@ async def finalize(connection: Connection, network: str, height: BlockNumber) ->
     await connection.execute(FINALIZE_TRANSACTIONS, network, height)
 
 
-async def in_flight(connection: Connection, network: str, signer: Address) -> list[InFlight]:
-    """The unresolved transactions of a signer with their newest attempts, oldest nonce first."""
-    rows = await connection.fetch(READ_IN_FLIGHT, network, hex_text(signer))
+async def in_flight(connection: Connection, network: str, signer: Address, *, silent_s_min: float) -> list[InFlight]:
+    """A signer's unresolved transactions that were last broadcast `silent_s_min` ago or never, oldest nonce first."""
+    rows = await connection.fetch(READ_IN_FLIGHT, network, hex_text(signer), silent_s_min)
     return [
         InFlight(
             id=row["id"],

@@ -1,0 +1,202 @@
+"""The JSON documents that buyers read, as the design spells them. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from payfirst.lifecycle import MintStatus, PaymentStatus
+from payfirst.store.payments import ShownMint, ShownPayment
+from payfirst.store.queue_stats import Queue, QueueStats
+from payfirst.store.tokens import Token
+from payfirst.units import Address, TxHash, checksum_address, hex_text, utc_text
+
+# A failure that names no code was written by an operator, by hand.
+FAILED_BY_HAND = "failed_by_operator"
+
+
+class AcceptedDocument(msgspec.Struct, rename="camel"):
+    """The body of a 202; only here is the status `payment_pending`."""
+
+    payment_queue_id: str
+    quantity: int
+    status: str
+    status_url: str
+
+
+class ErrorDocument(msgspec.Struct):
+    """Why a payment failed."""
+
+    code: str
+    message: str
+
+
+class ResultDocument(msgspec.Struct, rename="camel"):
+    """What a completed payment led to."""
+
+    queue_ids: tuple[str, ...]
+    quantity: int
+
+
+class MintDocument(msgspec.Struct, rename="camel"):
+    """One unit of a payment."""
+
+    queue_id: str
+    status: str
+    mint_id: str
+    tx_hash: str | None
+
+
+class PaymentDocument(msgspec.Struct, rename="camel"):
+    """`GET /api/payment/{id}`; `completed` means paid. `mints` is left out where the payment is nested."""
+
+    payment_queue_id: str
+    status: str
+    payer: str
+    amount: str
+    quantity: int
+    token: str
+    tx_hash: str | None
+    error: ErrorDocument | None
+    result: ResultDocument | None
+    mints: list[MintDocument] | msgspec.UnsetType
+    created_at: str
+    processed_at: str | None
+
+
+class QueueDocument(msgspec.Struct, rename="camel"):
+    """`GET /api/queue/{queueId}`: one unit with its payment."""
+
+    queue_id: str
+    status: str
+    mint_id: str
+    tx_hash: str | None
+    unit: int
+    recipient: str
+    payment: PaymentDocument
+
+
+class StatsDocument(msgspec.Struct, rename="camel"):
+    """Both `stats`. Rate and average are of the last minute; `stuckInSent` means for over five minutes."""
+
+    by_status: dict[str, int]
+    avg_seconds: float | None
+    rate_per_second: float
+    oldest_pending_seconds: float | None
+    stuck_in_sent: int
+
+
+class TokenDocument(msgspec.Struct, rename="camel"):
+    """A token on offer. Amounts are decimal strings in atomic units; counts are numbers of mints."""
+
+    address: str
+    name: str | None
+    symbol: str | None
+    price: str
+    asset: str
+    network: str
+    mint_amount: str | None
+    max_mint_count: msgspec.Raw | None
+    minted: msgspec.Raw
+    reserved: int
+    remaining: msgspec.Raw | None
+    status: str
+    quantity_max: int
+
+
+def payment_document(payment: ShownPayment, *, with_mints: bool = True) -> PaymentDocument:
+    """One payment, as its buyer sees it."""
+    failed = payment.status is PaymentStatus.FAILED
+    completed = payment.status is PaymentStatus.COMPLETED
+    mints = [_mint_document(mint) for mint in payment.mints] if completed else []
+    return PaymentDocument(
+        payment_queue_id=str(payment.id),
+        status=payment.status,
+        payer=checksum_address(payment.payer),
+        amount=str(payment.amount),
+        quantity=payment.quantity,
+        token=checksum_address(payment.token),
+        tx_hash=_hash(payment.tx_hash),
+        # Before the end the column holds what is only suspected.
+        error=ErrorDocument(payment.error_code or FAILED_BY_HAND, payment.error or "The payment failed.")
+        if failed
+        else None,
+        result=ResultDocument(payment.queue_ids, payment.quantity)
+        if completed and payment.queue_ids is not None
+        else None,
+        mints=mints if with_mints else msgspec.UNSET,
+        created_at=utc_text(payment.created_at),
+        processed_at=None if payment.processed_at is None else utc_text(payment.processed_at),
+    )
+
+
+def queue_document(payment: ShownPayment, mint: ShownMint) -> QueueDocument:
+    """One unit with its payment, whose other units are left out: there may be hundreds."""
+    return QueueDocument(
+        queue_id=str(mint.queue_id),
+        status=mint.status,
+        mint_id=hex_text(mint.mint_id),
+        tx_hash=_hash(mint.tx_hash),
+        unit=mint.unit,
+        recipient=checksum_address(mint.recipient),
+        payment=payment_document(payment, with_mints=False),
+    )
+
+
+def stats_document(queue: Queue, stats: QueueStats) -> StatsDocument:
+    """Counts and rates; a status without rows is there with zero."""
+    statuses = PaymentStatus if queue == "payment_queue" else MintStatus
+    return StatsDocument(
+        by_status={str(status): stats.by_status.get(status, 0) for status in statuses},
+        avg_seconds=stats.avg_seconds,
+        rate_per_second=stats.rate_per_second,
+        oldest_pending_seconds=stats.oldest_pending_seconds,
+        stuck_in_sent=stats.stuck_in_sent,
+    )
+
+
+def token_document(
+    token: Token, *, asset: Address, network: str, waiting_units: int, quantity_max: int
+) -> TokenDocument:
+    """A token; `remaining` leaves out what earlier payments are waiting for."""
+    promised = token.minted + token.reserved + waiting_units
+    remaining = None if token.max_mint_count is None else max(0, token.max_mint_count - promised)
+    return TokenDocument(
+        address=checksum_address(token.address),
+        name=token.name,
+        symbol=token.symbol,
+        price=str(token.price),
+        asset=checksum_address(asset),
+        network=network,
+        mint_amount=None if token.mint_amount is None else str(token.mint_amount),
+        max_mint_count=_count(token.max_mint_count),
+        minted=msgspec.Raw(str(token.minted).encode()),
+        reserved=token.reserved,
+        remaining=_count(remaining),
+        status=_token_status(token, remaining),
+        quantity_max=quantity_max,
+    )
+
+
+def _mint_document(mint: ShownMint) -> MintDocument:
+    return MintDocument(
+        queue_id=str(mint.queue_id), status=mint.status, mint_id=hex_text(mint.mint_id), tx_hash=_hash(mint.tx_hash)
+    )
+
+
+def _token_status(token: Token, remaining: int | None) -> str:
+    if not token.active:
+        return "paused"
+    if remaining is None:
+        return "unsynced"
+    if token.held_reason is not None:
+        return "held"
+    return "active" if remaining else "sold_out"
+
+
+def _hash(tx_hash: TxHash | None) -> str | None:
+    return None if tx_hash is None else hex_text(tx_hash)
+
+
+def _count(count: int | None) -> msgspec.Raw | None:
+    # A contract's cap may be up to 2**256 - 1, and the encoder stops at 64 bits.
+    return None if count is None else msgspec.Raw(str(count).encode())

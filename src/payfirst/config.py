@@ -1,0 +1,719 @@
+"""The configuration: one TOML file with environment overrides, read once, failing whole with every fault.
+
+`python -m payfirst.config` prints payfirst.example.toml: the models below are the one home of every setting.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from payfirst.errors import OperatorError
+from payfirst.units import ZERO_ADDRESS, Address, Wei, parse_address, parse_bytes32
+from payfirst.x402.networks import Network, network_from_text
+
+Role = Literal["api", "worker", "tool"]
+
+PREFIX = "PAYFIRST_"
+DEFAULT_FILE = Path("payfirst.toml")
+# Variables with the prefix that are no settings: where the file is, which anvil to run, and the tests' own.
+NOT_SETTINGS = re.compile(r"PAYFIRST_(CONFIG|ANVIL|TEST_.*)")
+KEY_VARIABLES = ("PAYFIRST_SIGNERS__SETTLE_KEY", "PAYFIRST_SIGNERS__MINT_KEY")
+KEY_FILE_BYTES_MAX = 256
+SHOWN_CHARACTERS_MAX = 80
+MAX_FEE_GWEI_MAX = 1_000_000
+REDACTED = "********"
+SECP256K1_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+
+
+# What a value may be: each raises ValueError with words that follow "expected".
+
+
+def _address(text: str) -> str:
+    try:
+        address = parse_address(text)
+    except ValueError:
+        raise ValueError("an address: 0x and 40 hex digits") from None
+    if address == ZERO_ADDRESS:
+        raise ValueError("an address other than the zero address")
+    return text
+
+
+def _address_or_empty(text: str) -> str:
+    return _address(text) if text else text
+
+
+def _gwei(value: object) -> Decimal:
+    expected = f"a number of gwei from 0 to {MAX_FEE_GWEI_MAX}, in whole wei (9 decimals at most), such as 0.001"
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
+        raise ValueError(expected)
+    try:
+        gwei = Decimal(str(value))
+    except InvalidOperation:
+        raise ValueError(expected) from None
+    if not gwei.is_finite() or not 0 <= gwei <= MAX_FEE_GWEI_MAX or (gwei * 10**9) % 1:
+        raise ValueError(expected)
+    return gwei
+
+
+def _is_url(text: str, *schemes: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in schemes and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+
+
+def _database_url(text: str) -> str:
+    # A socket's URL may have no host, so the scheme is all that is demanded.
+    if text and not text.startswith(("postgresql://", "postgres://")):
+        raise ValueError("postgresql://user:password@host:port/database, or nothing for the embedded server")
+    return text
+
+
+def _public_url(text: str) -> str:
+    if text and (not _is_url(text, "http", "https") or urlsplit(text).query or urlsplit(text).fragment):
+        raise ValueError("an http:// or https:// URL without a query, or nothing for http://host:port")
+    return text.rstrip("/")
+
+
+def _rpc_urls(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not value or not all(isinstance(url, str) for url in value):
+        raise ValueError("a list of at least one http:// or https:// URL (separated by commas in a variable)")
+    if not all(_is_url(url, "http", "https") for url in value):
+        raise ValueError("http:// or https:// URLs only")
+    return tuple(value)
+
+
+def _network_name(text: str) -> str:
+    try:
+        network_from_text(text)
+    except ValueError:
+        raise ValueError("an x402 v1 name such as base-sepolia, or CAIP-2 such as eip155:84532") from None
+    return text
+
+
+def _folder(value: object) -> Path:
+    if not isinstance(value, str | Path) or not str(value):
+        raise ValueError("the path of a folder")
+    return Path(value)
+
+
+def _private_key(value: SecretStr) -> SecretStr:
+    try:
+        number = int.from_bytes(parse_bytes32(value.get_secret_value()))
+    except ValueError:
+        number = 0
+    if not 0 < number < SECP256K1_ORDER:
+        raise ValueError("a private key: 0x and 64 hex digits")
+    return value
+
+
+AddressText = Annotated[str, AfterValidator(_address)]
+Gwei = Annotated[Decimal, BeforeValidator(_gwei)]
+PrivateKey = Annotated[SecretStr, AfterValidator(_private_key)]
+
+
+def _whole(default: int, low: int, high: int, meaning: str) -> Any:  # Any, as pydantic's own Field is typed
+    expected = f"a whole number from {low} to {high}"
+    return Field(default, ge=low, le=high, description=meaning, json_schema_extra={"expected": expected})
+
+
+def _text(default: str | None, meaning: str, *, expected: str = "text in quotes", **more: Any) -> Any:
+    return Field(
+        ... if default is None else default,
+        description=meaning,
+        json_schema_extra={"expected": expected},
+        **more,
+    )
+
+
+class Section(BaseModel):
+    """One table of the file. Frozen; a number is never read from a boolean, nor text from a number."""
+
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", validate_default=True, hide_input_in_errors=True
+    )
+
+
+class Database(Section):
+    """Where PostgreSQL is. Left out of the repr because a URL holds a password."""
+
+    url: Annotated[str, AfterValidator(_database_url)] = _text(
+        "", "Empty: the embedded PostgreSQL in data_dir/postgres. DATABASE_URL overrides it.", repr=False
+    )
+
+
+class Server(Section):
+    """The HTTP side."""
+
+    host: str = _text("127.0.0.1", "The address to listen on.", expected="a host name or IP address", min_length=1)
+    port: int = _whole(4021, 1, 65_535, "The port to listen on.")
+    processes: int = _whole(1, 1, 64, "API processes that share the port.")
+    public_url: Annotated[str, AfterValidator(_public_url)] = _text(
+        "", "The URL by which buyers reach this server. Empty: http://host:port."
+    )
+
+    @property
+    def base_url(self) -> str:
+        """`public_url`, or http://host:port; no slash at the end."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.public_url or f"http://{host}:{self.port}"
+
+
+class Chain(Section):
+    """`[network]`: the chain, and how to reach and judge it."""
+
+    name: Annotated[str, AfterValidator(_network_name)] = _text(
+        "base-sepolia", "The x402 v1 name (base-sepolia) or CAIP-2 (eip155:84532)."
+    )
+    rpc_urls: Annotated[tuple[str, ...], BeforeValidator(_rpc_urls)] = Field(
+        default=("http://127.0.0.1:8545",), description="JSON-RPC endpoints, the preferred one first.", repr=False
+    )
+    confirmations: int = _whole(
+        1, 1, 10_000, "Blocks until a transaction is confirmed; 1 is included in the head block."
+    )
+    final_depth: int = _whole(64, 1, 1_000_000, "Blocks until a block counts as final here.")
+    multicall3: AddressText = _text("0xcA11bde05977b3631167028862bE2a173976CA11", "Multicall3's address.")
+    poll_interval_ms: int = _whole(250, 10, 60_000, "Between two looks for a new block.")
+    tx_gas_max: int = _whole(16_777_216, 100_000, 1_000_000_000, "Gas of one transaction at most (EIP-7825).")
+    max_fee_gwei: Gwei = Field(default=Decimal("50.0"), description="The fee per gas is never bid above this.")
+    priority_fee_gwei: Gwei = Field(default=Decimal("0.001"), description="The tip per gas.")
+
+    @field_validator("final_depth")
+    @classmethod
+    def _final_after_confirmed(cls, value: int, info: ValidationInfo) -> int:
+        if value < info.data.get("confirmations", 0):
+            raise ValueError(f"at least network.confirmations ({info.data['confirmations']})")
+        return value
+
+    @field_validator("max_fee_gwei")
+    @classmethod
+    def _some_fee(cls, value: Decimal) -> Decimal:
+        if value == 0:
+            raise ValueError("more than 0 gwei: with no fee nothing is ever mined")
+        return value
+
+    @field_validator("priority_fee_gwei")
+    @classmethod
+    def _tip_within_fee(cls, value: Decimal, info: ValidationInfo) -> Decimal:
+        if value > info.data.get("max_fee_gwei", value):
+            raise ValueError(f"at most network.max_fee_gwei ({info.data['max_fee_gwei']})")
+        return value
+
+    @property
+    def network(self) -> Network:
+        """The chain id and both names of `name`."""
+        return network_from_text(self.name)
+
+    @property
+    def multicall3_bytes(self) -> Address:
+        """Multicall3's address, 20 bytes."""
+        return parse_address(self.multicall3)
+
+    @property
+    def max_fee_wei(self) -> Wei:
+        """`max_fee_gwei` in wei per gas."""
+        return Wei(int(self.max_fee_gwei * 10**9))
+
+    @property
+    def priority_fee_wei(self) -> Wei:
+        """`priority_fee_gwei` in wei per gas."""
+        return Wei(int(self.priority_fee_gwei * 10**9))
+
+
+class AssetSettings(Section):
+    """`[asset]`: what is paid with. `name` and `version` are its EIP-712 domain, and differ between chains."""
+
+    address: AddressText = _text("0x036CbD53842c5426634e7929541eC2318f3dCF7e", "The asset: USDC on Base Sepolia.")
+    name: str = _text("USDC", 'Of its EIP-712 domain: "USDC" on Base Sepolia, "USD Coin" on Base.', min_length=1)
+    version: str = _text("2", "Of its EIP-712 domain.", min_length=1)
+    decimals: int = _whole(6, 0, 36, "Digits after the point of one whole unit.")
+
+    @property
+    def address_bytes(self) -> Address:
+        """The asset's address, 20 bytes."""
+        return parse_address(self.address)
+
+
+class Payments(Section):
+    """What is accepted."""
+
+    pay_to: Annotated[str, AfterValidator(_address_or_empty)] = _text(
+        "", "Where buyers pay to. Required by the API and the workers; it belongs to one payfirst database."
+    )
+    quantity_max: int = _whole(10, 1, 250, "Units that one request may buy.")
+    max_timeout_seconds: int = _whole(900, 1, 604_800, "How long an authorization is asked to be valid.")
+    seconds_left_min: int = _whole(60, 0, 604_800, "An authorization with less left is refused.")
+    queue_depth_max: int = _whole(100_000, 1, 100_000_000, "Unsettled payments; above it the API answers 503.")
+    heartbeat_max_age_s: int = _whole(30, 1, 3_600, "Older news from the workers makes the API answer 503.")
+    drain_rate_floor_per_s: int = _whole(20, 1, 1_000_000, "Payments settled a second, at the least to be expected.")
+
+    @field_validator("seconds_left_min")
+    @classmethod
+    def _less_than_asked(cls, value: int, info: ValidationInfo) -> int:
+        if value >= info.data.get("max_timeout_seconds", value + 1):
+            raise ValueError(f"less than payments.max_timeout_seconds ({info.data['max_timeout_seconds']})")
+        return value
+
+    @property
+    def pay_to_bytes(self) -> Address:
+        """Where buyers pay to, 20 bytes. Raises OperatorError if it is not set (a tool may do without)."""
+        if not self.pay_to:
+            raise OperatorError("payments.pay_to is not set: put the seller's address there")
+        return parse_address(self.pay_to)
+
+
+class Settle(Section):
+    """How payments are sent."""
+
+    mode: Literal["batch", "single"] = _text(
+        "batch",
+        'How payments are sent: "batch" through Multicall3, "single" one transaction each.',
+        expected="batch or single",
+    )
+    batch_max: int = _whole(200, 1, 250, "Payments in one transaction.")
+    unresolved_max: int = _whole(16, 1, 64, "Unresolved transactions of the settle signer.")
+    linger_ms: int = _whole(150, 0, 10_000, "How long a batch that is not full waits for more under load.")
+
+
+class Mint(Section):
+    """How paid units are minted."""
+
+    batch_max: int = _whole(250, 1, 250, "Units in one transaction.")
+    unresolved_max: int = _whole(16, 1, 64, "Unresolved transactions of the mint signer.")
+    gas_per_unit: int = _whole(60_000, 21_000, 10_000_000, "Gas set aside for each unit.")
+
+
+class Signers(Section):
+    """The workers' keys. The two differ, because an account's nonces have one owner."""
+
+    settle_key: PrivateKey = _text(None, "")
+    mint_key: PrivateKey = _text(None, "")
+    settle_key_file: str = _text("", "A file with 0x and 64 hex digits, mode 0600: pays the gas of settling.")
+    mint_key_file: str = _text("", "A file with 0x and 64 hex digits, mode 0600: mints.")
+
+    @field_validator("mint_key")
+    @classmethod
+    def _another_account(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        settle = info.data.get("settle_key")
+        if settle is not None and _key_bytes(settle) == _key_bytes(value):
+            raise ValueError("another key than signers.settle_key: an account's nonces have one owner")
+        return value
+
+    @property
+    def settle_key_bytes(self) -> bytes:
+        """The settle signer's private key, 32 bytes."""
+        return _key_bytes(self.settle_key)
+
+    @property
+    def mint_key_bytes(self) -> bytes:
+        """The mint signer's private key, 32 bytes."""
+        return _key_bytes(self.mint_key)
+
+
+def _key_bytes(key: SecretStr) -> bytes:
+    return parse_bytes32(key.get_secret_value())
+
+
+class Log(Section):
+    """Log lines."""
+
+    format: Literal["auto", "console", "json"] = _text(
+        "auto", '"auto" is console, on a terminal and when piped; "json" is one object a line.',
+        expected="auto, console or json",
+    )  # fmt: skip
+    level: Literal["debug", "info", "warning", "error"] = _text(
+        "info", "The least level that is written.", expected="debug, info, warning or error"
+    )
+
+
+class Config(BaseSettings):
+    """Everything that can be set, checked and frozen. Made by `load` only."""
+
+    model_config = SettingsConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
+
+    data_dir: Annotated[Path, BeforeValidator(_folder)] = Field(
+        default=Path("payfirst-data"), description="Where payfirst keeps its files. Relative to the working directory."
+    )
+    database: Database = Database()
+    server: Server = Server()
+    network: Chain = Chain()
+    asset: AssetSettings = AssetSettings()
+    payments: Payments = Payments()
+    settle: Settle = Settle()
+    mint: Mint = Mint()
+    signers: Signers | None = None
+    log: Log = Log()
+
+    _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `load` gathered: it has to name where each value came from, and refuse unknown names."""
+        return (init_settings,)
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """Where each setting came from: `default`, `<file>:<key>` or `environment: <variable>`."""
+        return MappingProxyType(self._sources)
+
+    def worker_signers(self) -> Signers:
+        """The keys. Raises OperatorError in a process that was not loaded as a worker."""
+        if self.signers is None:
+            raise OperatorError("only a worker holds keys: load the configuration with role worker")
+        return self.signers
+
+    def describe(self) -> list[tuple[str, str, str]]:
+        """Every setting in the order of the file: its name, its value with secrets redacted, its source."""
+        rows = []
+        for setting in SETTINGS:
+            section, _, key = setting.rpartition(".")
+            holder = getattr(self, section) if section else self
+            if holder is not None:
+                rows.append((setting, _shown(setting, getattr(holder, key)), self._sources.get(setting, "default")))
+        return rows
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "database": Database,
+    "server": Server,
+    "network": Chain,
+    "asset": AssetSettings,
+    "payments": Payments,
+    "settle": Settle,
+    "mint": Mint,
+    "signers": Signers,
+    "log": Log,
+}
+SETTINGS: dict[str, FieldInfo] = {"data_dir": Config.model_fields["data_dir"]} | {
+    f"{section}.{key}": info for section, model in SECTIONS.items() for key, info in model.model_fields.items()
+}
+VARIABLES = {PREFIX + setting.upper().replace(".", "__"): setting for setting in SETTINGS}
+KEYS = {VARIABLES[variable]: variable for variable in KEY_VARIABLES}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong: which setting, its value with secrets redacted, where it came from, what is expected."""
+
+    setting: str
+    shown: str
+    source: str
+    expected: str
+
+    def __str__(self) -> str:
+        return f"{self.setting} = {self.shown} ({self.source}): expected {self.expected}"
+
+
+class ConfigurationError(OperatorError):
+    """The configuration cannot be used. `faults` holds every fault, not the first."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(faults)
+        heading = "one fault" if len(faults) == 1 else f"{len(faults)} faults"
+        super().__init__("\n  ".join([f"the configuration has {heading}:", *map(str, faults)]))
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """What the file and the environment say, by setting, before any of it is judged."""
+
+    values: dict[str, object] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+
+    def put(self, setting: str, value: object, source: str) -> None:
+        self.values[setting], self.sources[setting] = value, source
+
+    def drop(self, setting: str) -> tuple[object, str]:
+        return self.values.pop(setting, None), self.sources.pop(setting, "default")
+
+    def fault(self, setting: str, shown: str, source: str, expected: str) -> None:
+        self.faults.append(Fault(setting, shown, source, expected))
+
+
+def load(path: Path | None = None, *, role: Role, environ: Mapping[str, str] = os.environ) -> Config:
+    """The configuration of a process: defaults, then the file, then the environment.
+
+    The file is `path`, else PAYFIRST_CONFIG, else ./payfirst.toml if there is one. An `api` holds no key, and
+    [signers] is not read for it; a `worker` needs both keys; a `tool` needs neither keys nor payments.pay_to.
+    Raises ConfigurationError with every fault there is.
+    """
+    gathered = _Gathered()
+    file_is_known = _read_file(gathered, path, environ)
+    _read_environment(gathered, environ)
+    _keep_keys_apart(gathered, role, environ)
+    if file_is_known:
+        # What a file that could not be read would have said is not called missing.
+        _demand_required(gathered, role)
+    config = _validate(gathered, role)
+    if gathered.faults or config is None:
+        raise ConfigurationError(gathered.faults)
+    config._sources.update({setting: gathered.sources.get(setting, "default") for setting in SETTINGS})
+    return config
+
+
+def without_keys(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment for an API process: the same without the signers' keys."""
+    return {name: value for name, value in environ.items() if name not in KEY_VARIABLES}
+
+
+def _read_file(gathered: _Gathered, path: Path | None, environ: Mapping[str, str]) -> bool:
+    """False if there should be a file and it could not be read."""
+    source = "--config"
+    if path is None and environ.get("PAYFIRST_CONFIG"):
+        path, source = Path(environ["PAYFIRST_CONFIG"]), "environment: PAYFIRST_CONFIG"
+    if path is None:
+        if not DEFAULT_FILE.exists():
+            return True
+        path, source = DEFAULT_FILE, "the working directory"
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # ValueError: no TOML, or no UTF-8
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        gathered.fault("the configuration file", str(path), source, f"a readable TOML file: {reason}")
+        return False
+    for name, value in table.items():
+        if name not in SECTIONS and not isinstance(value, dict):
+            _put_from_file(gathered, name, value, path)
+        elif not isinstance(value, dict):
+            gathered.fault(name, "not a table", f"{path}:{name}", f"a table [{name}]")
+        elif name not in SECTIONS and not value:
+            _put_from_file(gathered, name, value, path)
+        else:
+            for key, inner in value.items():
+                _put_from_file(gathered, f"{name}.{key}", inner, path)
+    return True
+
+
+def _put_from_file(gathered: _Gathered, setting: str, value: object, path: Path) -> None:
+    source = f"{path}:{setting}"
+    if setting in KEYS:
+        expected = f"no key: a file is no place for a raw key; set {KEYS[setting]}, or {setting}_file in the file"
+        gathered.fault(setting, REDACTED, source, expected)
+    elif setting in SETTINGS:
+        gathered.put(setting, value, source)
+    else:
+        # The value is not shown: a misspelled name can hold a secret.
+        gathered.fault(setting, "…", source, f"a known setting{_nearest(setting, tuple(SETTINGS))}")
+
+
+def _read_environment(gathered: _Gathered, environ: Mapping[str, str]) -> None:
+    for name, text in environ.items():
+        if name in VARIABLES:
+            setting = VARIABLES[name]
+            gathered.put(setting, _typed(setting, text), f"environment: {name}")
+        elif name.upper().startswith(PREFIX) and not NOT_SETTINGS.fullmatch(name):
+            expected = f"a known setting{_nearest(name.upper(), tuple(VARIABLES))}"
+            gathered.fault(name, "…", f"environment: {name}", expected)
+    if "DATABASE_URL" in environ:
+        url, ours = environ["DATABASE_URL"], environ.get("PAYFIRST_DATABASE__URL")
+        if ours is not None and ours != url:
+            expected = "the database that PAYFIRST_DATABASE__URL names, or only one of the two variables"
+            gathered.fault("database.url", _shown("database.url", url), "environment: DATABASE_URL", expected)
+        gathered.put("database.url", url, "environment: DATABASE_URL")
+
+
+def _typed(setting: str, text: str) -> object:
+    """A variable's text as what the setting holds; text that is not, stays text and is refused with the rest."""
+    annotation = SETTINGS[setting].annotation
+    if annotation is int and re.fullmatch(r"[+-]?[0-9_]{1,30}", text):
+        try:
+            return int(text)
+        except ValueError:
+            return text
+    if setting == "network.rpc_urls":
+        return [url.strip() for url in text.split(",") if url.strip()]
+    return text
+
+
+def _keep_keys_apart(gathered: _Gathered, role: Role, environ: Mapping[str, str]) -> None:
+    """A worker's keys are read from the environment or their files; any other process gets nothing of [signers]."""
+    for setting, variable in KEYS.items():
+        file_setting = f"{setting}_file"
+        raw, source = gathered.drop(setting)
+        if role == "api" and raw:
+            gathered.fault(
+                setting, REDACTED, source, f"no key: the API process holds no key: start it without {variable}"
+            )
+        if role != "worker":
+            gathered.drop(file_setting)
+            continue
+        named = gathered.values.get(file_setting)
+        if raw and named:
+            shown, from_file = _shown(file_setting, named), gathered.sources[file_setting]
+            gathered.fault(file_setting, shown, from_file, f"nothing while {variable} is set: give one of the two")
+        elif raw:
+            gathered.put(setting, SecretStr(str(raw)), source)
+        elif isinstance(named, str) and named:
+            _read_key_file(gathered, setting, Path(named))
+
+
+def _read_key_file(gathered: _Gathered, setting: str, path: Path) -> None:
+    try:
+        # O_NONBLOCK: a pipe put in the file's place must not hold up the start.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            content = file.read(KEY_FILE_BYTES_MAX) if stat.S_ISREG(mode) else b""
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
+        problem = f"a readable file: {error.strerror if isinstance(error, OSError) else error}"
+    else:
+        if stat.S_ISREG(mode) and not mode & 0o077:
+            text = content.decode("ascii", errors="replace").strip()
+            gathered.put(setting, SecretStr(text), f"{_shown(setting + '_file', str(path))} ({setting}_file)")
+            return
+        problem = (
+            f"a file that only its owner may read: its mode is {stat.S_IMODE(mode):04o}, run chmod 600 on it"
+            if stat.S_ISREG(mode)
+            else "a regular file"
+        )
+    shown, source = _shown(f"{setting}_file", str(path)), gathered.sources[f"{setting}_file"]
+    gathered.fault(f"{setting}_file", shown, source, problem)
+
+
+def _demand_required(gathered: _Gathered, role: Role) -> None:
+    if role != "tool" and gathered.values.get("payments.pay_to", "") == "":
+        source = gathered.sources.get("payments.pay_to", "default")
+        expected = "the seller's address: nothing is accepted without one (PAYFIRST_PAYMENTS__PAY_TO)"
+        gathered.fault("payments.pay_to", '""', source, expected)
+    if role == "worker":
+        faulty = {fault.setting for fault in gathered.faults}
+        for setting, variable in KEYS.items():
+            if setting not in gathered.values and not faulty & {setting, f"{setting}_file"}:
+                expected = f"a key: a worker signs; set {variable}, or {setting}_file in the file"
+                gathered.fault(setting, '""', "default", expected)
+
+
+def _validate(gathered: _Gathered, role: Role) -> Config | None:
+    nested: dict[str, Any] = {section: {} for section in SECTIONS if section != "signers" or role == "worker"}
+    for setting, value in gathered.values.items():
+        section, _, key = setting.rpartition(".")
+        (nested[section] if section else nested)[key] = value
+    try:
+        return Config(**nested)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+    # Raised anew by `load`, outside this handler: the original holds the values, secrets among them.
+    faulty = {fault.setting for fault in gathered.faults}
+    for problem in problems:
+        setting = ".".join(str(part) for part in problem["loc"][:2])
+        if problem["type"] == "missing" or setting in faulty:
+            continue  # said already, and better
+        info = SETTINGS[setting]
+        extra = info.json_schema_extra
+        expected = str(extra["expected"]) if isinstance(extra, dict) else problem["msg"]
+        if problem["type"] == "value_error":
+            expected = str(problem["ctx"]["error"])
+        shown = _shown(setting, gathered.values.get(setting, info.default))
+        gathered.fault(setting, shown, gathered.sources.get(setting, "default"), expected)
+    return None
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    """` (did you mean …?)`, or nothing when no name is near."""
+    last_parts = {candidate.rpartition(".")[2]: candidate for candidate in known}
+    close = difflib.get_close_matches(name, known, n=1)
+    if not close:
+        close = [last_parts[part] for part in difflib.get_close_matches(name.rpartition(".")[2], last_parts, n=1)]
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _shown(setting: str, value: object) -> str:
+    """A value for people, on one line, with secrets redacted: keys, and what a URL may hold of them."""
+    if setting in KEYS:
+        return REDACTED
+    if isinstance(value, dict):
+        return "a table"
+    items = [str(item) for item in value] if isinstance(value, list | tuple) else [str(value)]
+    if setting in ("database.url", "network.rpc_urls"):
+        items = [_redacted_url(item, path_is_public=setting == "database.url") for item in items]
+    # A key in the wrong place, or with a digit lost, is still a key; an address has 40 digits.
+    text = re.sub(r"[0-9a-fA-F]{41,}", REDACTED, ", ".join(items))
+    text = text if text.isprintable() else repr(text)
+    return (text if len(text) <= SHOWN_CHARACTERS_MAX else text[:SHOWN_CHARACTERS_MAX] + "…") or '""'
+
+
+def _redacted_url(text: str, *, path_is_public: bool) -> str:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return REDACTED
+    rest = text.partition("//")[2].partition("/")[2]
+    if not parts.scheme or not parts.netloc or "@" in rest or parts.fragment:
+        # What cannot be taken apart for certain is not shown (a password may hold a slash).
+        return REDACTED if text else ""
+    user, at, host = parts.netloc.rpartition("@")
+    shown = f"{parts.scheme}://" + (f"{user.partition(':')[0]}:{REDACTED}{at}" if at else "") + host
+    # An RPC provider's key is usually the path.
+    shown += parts.path if path_is_public or parts.path in ("", "/") else f"/{REDACTED}"
+    return shown + (f"?{REDACTED}" if parts.query else "")
+
+
+def example_text() -> str:
+    """payfirst.example.toml: every setting with its meaning and its default, all commented out."""
+    lines = [
+        "# Every setting of payfirst with its default. Copy this to payfirst.toml and take the # off what you change.",
+        "# A variable overrides a setting: PAYFIRST_SERVER__PORT=4022 is server.port. Unknown names are refused.",
+    ]
+    section_before = None
+    for setting, info in SETTINGS.items():
+        section, _, key = setting.rpartition(".")
+        if section != section_before and section:
+            lines += ["", f"[{section}]"]
+            if section == "signers":
+                lines += [
+                    "# Only workers hold keys, and no key stands in this file. Name a file for each, or set, for",
+                    f"# workers only, {' and '.join(KEY_VARIABLES)}.",
+                ]
+        section_before = section
+        if setting not in KEYS:
+            lines += ["", f"# {info.description}", f"#{key} = {_toml(info.default)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: object) -> str:
+    match value:
+        case int() | Decimal():
+            return str(value)
+        case tuple():
+            return f"[{', '.join(map(_toml, value))}]"
+        case _:
+            return f'"{value}"'
+
+
+if __name__ == "__main__":
+    print(example_text(), end="")

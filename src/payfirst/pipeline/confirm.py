@@ -1,0 +1,243 @@
+"""Confirm: apply what each block at depth proves, one commit a block; undo what a reorg took."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Sequence
+
+from payfirst.chain.blocks import Block
+from payfirst.chain.rpc import RpcClient
+from payfirst.errors import LeaseLost, RetriedError
+from payfirst.ops.log import FlowLog, get_logger
+from payfirst.pipeline import credit, scan
+from payfirst.pipeline.confirm_plan import BlockPlan, plan_block
+from payfirst.pipeline.head import HeadWatch, read_block
+from payfirst.pipeline.terms import Terms
+from payfirst.store import crediting, heads, mints, owed, tokens, transactions
+from payfirst.store.database import Connection, Pool, session, transaction
+from payfirst.store.heads import ReadBlock
+from payfirst.store.tokens import TokenFacts
+from payfirst.store.transactions import UnresolvedHash
+from payfirst.units import Address, BlockNumber, TxHash, hex_text
+
+BLOCKS_PER_STEP_MAX = 20
+TOKEN_SYNC_S = 10.0
+RETRY_S = 0.5
+# The share of the newest block's rate in the moving average by which admission judges the queue.
+DRAIN_WEIGHT = 0.2
+
+log = get_logger()
+
+
+class Confirmer:
+    """Reads the chain from the stored cursor. Any number may run: the cursor moves by compare-and-swap."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        rpc: RpcClient,
+        *,
+        terms: Terms,
+        head: HeadWatch,
+        flow_log: FlowLog,
+        on_capacity: Callable[[], None],
+        on_mints: Callable[[], None],
+    ) -> None:
+        self._pool = pool
+        self._rpc = rpc
+        self._terms = terms
+        self._head = head
+        self._flow_log = flow_log
+        self._on_capacity = on_capacity
+        self._on_mints = on_mints
+        self._pay_tos: set[Address] = {terms.pay_to}
+        self._tokens: list[Address] = []
+        self._tokens_synced_at = float("-inf")
+
+    async def run(self) -> None:
+        """Follow the head until cancelled."""
+        async with session(self._pool, "read the payTo addresses") as connection:
+            self._pay_tos |= await crediting.live_pay_tos(
+                connection, self._terms.network, chain_time=self._head.head.time
+            )
+        while True:
+            try:
+                while await self.step():
+                    pass
+                await self._head.wait_for_change()
+            except RetriedError as error:
+                log.warning("confirm_postponed", message=f"Confirming goes on later: {error}")
+                await asyncio.sleep(RETRY_S)
+
+    async def step(self) -> bool:
+        """Read a few blocks; returns whether there may be more. Raises RetriedError, with nothing changed."""
+        async with session(self._pool, "read the chain cursor") as connection:
+            cursor = (await heads.cursor(connection, self._terms.network)).block
+        head = self._head.head
+        target = head.number - self._terms.confirmations + 1
+        if target <= cursor.height:
+            if head.number == cursor.height and head.hash != cursor.hash:
+                await self._undo_reorg(cursor)
+                return True
+            return False
+        last = min(target, cursor.height + BLOCKS_PER_STEP_MAX)
+        blocks = await self._rpc.blocks(BlockNumber(cursor.height + 1), BlockNumber(last))
+        if not blocks:
+            return False
+        if blocks[0].head.parent_hash != cursor.hash:
+            await self._undo_reorg(cursor)
+            return True
+        await self._read(cursor, _linked(blocks))
+        return True
+
+    async def _read(self, cursor: ReadBlock, blocks: Sequence[Block]) -> None:
+        async with session(self._pool, "read unresolved transactions") as connection:
+            unresolved = await transactions.unresolved_hashes(connection, self._terms.network)
+        waiting = {u.transaction_id: u.item_count for u in unresolved.values() if u.purpose == "settle"}
+        if waiting:
+            self._flow_log.confirmations_checked(count=sum(waiting.values()))
+        found = await scan.find(self._rpc, blocks, asset=self._terms.asset, pay_tos=self._pay_tos, ours=unresolved)
+        for block in found:
+            cursor = await self._apply(cursor, block, unresolved)
+
+    async def _apply(
+        self, cursor: ReadBlock, block: scan.FoundBlock, unresolved: dict[TxHash, UnresolvedHash]
+    ) -> ReadBlock:
+        started = time.monotonic()
+        async with session(self._pool, "read what a block concerns") as connection:
+            evidence = await scan.evidence(
+                connection,
+                self._rpc,
+                block,
+                terms=self._terms,
+                pay_tos=self._pay_tos,
+                unresolved=unresolved,
+            )
+        plan = plan_block(evidence)
+        facts = await self._token_facts(block, minted={u.token for u in evidence.minted})
+        after = read_block(block.head)
+        async with transaction(self._pool, "apply a block") as connection:
+            await heads.move(connection, self._terms.network, before=cursor, after=after)
+            await heads.remember(connection, self._terms.network, [after])
+            created = await self._write(connection, plan, block)
+            for token in facts:
+                await tokens.sync(connection, self._terms.network, token, height=after.height)
+            if plan.credits:
+                rate = len(plan.credits) / max(1.0, after.time - cursor.time)
+                await heads.note_drain(connection, self._terms.network, settled_per_s=rate, weight=DRAIN_WEIGHT)
+        self._report(plan, created, block, seconds=time.monotonic() - started)
+        return after
+
+    async def _write(self, connection: Connection, plan: BlockPlan, block: scan.FoundBlock) -> list[credit.Created]:
+        """Everything that one block changes; all items of a transaction leave `sent` in this commit."""
+        created = await credit.write(connection, plan.credits, block=block.head, terms=self._terms)
+        if plan.back:
+            await crediting.mark_back(connection, [credit.completion(c, block.head) for c in plan.back])
+        if plan.used_before:
+            await credit.refuse_used_before(connection, plan.used_before)
+        if plan.transactions:
+            await transactions.confirm(connection, plan.transactions, plan.outcomes)
+        if plan.returned_payments:
+            await crediting.return_reverted(connection, plan.returned_payments)
+        if plan.minted:
+            await self._write_minted(connection, plan, block)
+        if plan.returned_mints:
+            await mints.return_to_queue(connection, plan.returned_mints)
+        return created
+
+    async def _write_minted(self, connection: Connection, plan: BlockPlan, block: scan.FoundBlock) -> None:
+        minted = await mints.mark_minted(connection, plan.minted, block=block.head.number)
+        freed: dict[Address, int] = {}
+        for unit in minted:
+            # An owed unit gave its supply back when it was given up.
+            if unit.before != "owed":
+                freed[unit.token] = freed.get(unit.token, 0) - 1
+        await tokens.add_reserved(connection, self._terms.network, freed)
+        given_up = [unit.id for unit in minted if unit.before == "owed"]
+        if given_up:
+            await owed.settle_minted(connection, given_up)
+
+    async def _token_facts(self, block: scan.FoundBlock, *, minted: Collection[Address]) -> list[TokenFacts]:
+        """Contract facts at this very block, so that `minted` and `reserved` change in one commit."""
+        loop_time = asyncio.get_running_loop().time()
+        wanted = list(minted)
+        if loop_time - self._tokens_synced_at >= TOKEN_SYNC_S:
+            async with session(self._pool, "read the tokens") as connection:
+                self._tokens = [t.address for t in await tokens.read(connection, self._terms.network)]
+            self._tokens_synced_at = loop_time
+            wanted = self._tokens
+        if not wanted:
+            return []
+        return await scan.token_facts(self._rpc, self._terms, wanted, at=block.head.hash)
+
+    def sync_tokens_soon(self) -> None:
+        """Read all tokens from the chain at the next block."""
+        self._tokens_synced_at = float("-inf")
+
+    def _report(
+        self, plan: BlockPlan, created: list[credit.Created], block: scan.FoundBlock, *, seconds: float
+    ) -> None:
+        if plan.credits:
+            self._flow_log.payments_confirmed(count=len(plan.credits))
+        for one in created:
+            self._flow_log.mints_created(payment_id=one.payment_id, quantity=one.quantity)
+        if plan.minted:
+            log.info(
+                "mints_confirmed",
+                message=f"🪙 {len(plan.minted)} mints confirmed in block {block.head.number}",
+                count=len(plan.minted),
+                height=block.head.number,
+            )
+        for sentence in plan.strange:
+            log.warning("strange_transfer", message=sentence, height=block.head.number)
+        if plan.transactions:
+            log.debug("block_applied", message="Block applied", height=block.head.number, seconds=round(seconds, 3))
+            self._on_capacity()
+        if created or plan.returned_mints:
+            self._on_mints()
+
+    async def _undo_reorg(self, cursor: ReadBlock) -> None:
+        """Go back to the last block that is still canonical; what was settled or minted above it is open again."""
+        async with session(self._pool, "read the remembered blocks") as connection:
+            remembered = await heads.remembered(connection, self._terms.network)
+        for block in remembered:
+            canonical = await self._rpc.block_hash(block.height)
+            if canonical is None:
+                # A lagging node has not got there yet: that is no reorg.
+                raise LeaseLost(f"the node does not have block {block.height} yet")
+            if canonical == block.hash:
+                fork = block
+                break
+        else:
+            raise LeaseLost("the chain has left the last final block: check network.rpc_urls and network.final_depth")
+        if fork == cursor:
+            return
+        async with transaction(self._pool, "undo a reorg") as connection:
+            await heads.move(connection, self._terms.network, before=cursor, after=fork)
+            await heads.forget_above(connection, self._terms.network, fork.height)
+            reopened = await transactions.reopen_above(connection, self._terms.network, fork.height)
+            taken = await crediting.reorg_above(connection, self._terms.network, fork.height)
+            unminted = await mints.reorg_above(connection, self._terms.network, fork.height)
+            await tokens.add_reserved(connection, self._terms.network, unminted)
+        log.warning(
+            "reorg",
+            message=f"Reorg: blocks above {fork.height} are gone; {len(taken)} payments and"
+            f" {sum(unminted.values())} mints are being sent again",
+            fork_height=fork.height,
+            fork_hash=hex_text(fork.hash),
+            cursor_height=cursor.height,
+            payments=len(taken),
+            mints=sum(unminted.values()),
+            transactions=len(reopened),
+        )
+
+
+def _linked(blocks: Sequence[Block]) -> list[Block]:
+    """The leading blocks that hang together: a node may switch chains between two answers."""
+    linked = [blocks[0]]
+    for block in blocks[1:]:
+        if block.head.parent_hash != linked[-1].head.hash:
+            break
+        linked.append(block)
+    return linked

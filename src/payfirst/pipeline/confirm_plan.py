@@ -1,0 +1,153 @@
+"""What one block at depth proves, item by item. Pure: logs in, decisions out."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from payfirst.chain.blocks import Head, Receipt
+from payfirst.chain.evidence import MintedUnit, PaidTransfer
+from payfirst.lifecycle import Finality, PaymentStatus
+from payfirst.store.crediting import CreditCandidate
+from payfirst.store.transactions import ItemOutcome, MinedTransaction, MintItem, PaymentItem, UnresolvedHash
+from payfirst.units import Address, AuthorizationNonce, BlockNumber, MintId, TxHash
+
+PaymentKey = tuple[Address, AuthorizationNonce]
+
+
+@dataclass(frozen=True, slots=True)
+class Mined:
+    """A transaction of ours in this block, with what it carried."""
+
+    known: UnresolvedHash
+    receipt: Receipt
+    payments: tuple[PaymentItem, ...] = ()
+    mints: tuple[MintItem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BlockEvidence:
+    """Everything about one block that decides something.
+
+    `paid` are the authorized transfers to our payTo addresses; `ours` the hashes of them that payfirst signed;
+    `minted_before` the mint ids that the token holds although this block shows no log for them.
+    """
+
+    head: Head
+    paid: tuple[PaidTransfer, ...]
+    candidates: Mapping[PaymentKey, CreditCandidate]
+    ours: Collection[TxHash]
+    mined: tuple[Mined, ...]
+    minted: tuple[MintedUnit, ...]
+    minted_before: Collection[MintId] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """A payment and the transfer that paid it."""
+
+    payment: CreditCandidate
+    transfer: PaidTransfer
+    ours: bool
+
+
+@dataclass(slots=True)
+class BlockPlan:
+    """What is to change, all in one commit. `strange` are transfers that no rule explains, for the log."""
+
+    credits: list[Credit] = field(default_factory=list)
+    back: list[Credit] = field(default_factory=list)
+    used_before: list[uuid.UUID] = field(default_factory=list)
+    returned_payments: list[uuid.UUID] = field(default_factory=list)
+    returned_mints: list[uuid.UUID] = field(default_factory=list)
+    minted: list[tuple[MintId, TxHash]] = field(default_factory=list)
+    transactions: list[MinedTransaction] = field(default_factory=list)
+    outcomes: list[ItemOutcome] = field(default_factory=list)
+    strange: list[str] = field(default_factory=list)
+
+
+def plan_block(evidence: BlockEvidence) -> BlockPlan:
+    """Decide by logs alone what a block did to our payments, mints and transactions."""
+    plan = BlockPlan()
+    for transfer in evidence.paid:
+        _judge_transfer(plan, transfer, evidence)
+    for unit in evidence.minted:
+        plan.minted.append((unit.mint_id, unit.tx_hash))
+    in_logs = {(unit.mint_id, unit.tx_hash) for unit in evidence.minted}
+    paid_by = {(t.payer, t.nonce): t.tx_hash for t in evidence.paid}
+    for mined in evidence.mined:
+        plan.transactions.append(_mined(mined, evidence.head.number))
+        for item in mined.payments:
+            _judge_payment_item(plan, item, mined, paid_by)
+        for unit_item in mined.mints:
+            _judge_mint_item(plan, unit_item, mined, in_logs, evidence.minted_before)
+    return plan
+
+
+def _judge_transfer(plan: BlockPlan, transfer: PaidTransfer, evidence: BlockEvidence) -> None:
+    payment = evidence.candidates.get((transfer.payer, transfer.nonce))
+    if payment is None:
+        plan.strange.append(f"authorized transfer of nobody's in log {transfer.log_index}")
+        return
+    if transfer.value != payment.amount or transfer.pay_to != payment.pay_to:
+        plan.strange.append(f"payment {payment.id}: its authorization was used for another value or payee")
+        return
+    credit = Credit(payment, transfer, ours=transfer.tx_hash in evidence.ours)
+    if payment.status is PaymentStatus.COMPLETED:
+        if payment.finality is Finality.REORGED:
+            plan.back.append(credit)
+        elif (payment.settled_block_hash, payment.settled_log_index) != (evidence.head.hash, transfer.log_index):
+            plan.strange.append(f"payment {payment.id}: completed, and paid again in log {transfer.log_index}")
+        return
+    if evidence.head.number <= payment.accepted_height:
+        # Copied from public calldata: that use was not for us.
+        if payment.status is PaymentStatus.PENDING:
+            plan.used_before.append(payment.id)
+        return
+    plan.credits.append(credit)
+
+
+def _judge_payment_item(plan: BlockPlan, item: PaymentItem, mined: Mined, paid_by: Mapping[PaymentKey, TxHash]) -> None:
+    paid_in = paid_by.get((item.payer, item.nonce))
+    if paid_in == mined.receipt.tx_hash:
+        outcome = "done"
+    elif paid_in is not None:
+        outcome = "elsewhere"
+    else:
+        # Also when it was settled elsewhere in an earlier block: the statement only returns what is still `sent`.
+        outcome = "reverted"
+        plan.returned_payments.append(item.payment_id)
+    plan.outcomes.append(ItemOutcome(item.transaction_id, item.position, outcome))
+
+
+def _judge_mint_item(
+    plan: BlockPlan,
+    item: MintItem,
+    mined: Mined,
+    in_logs: Collection[tuple[MintId, TxHash]],
+    minted_before: Collection[MintId],
+) -> None:
+    if (item.mint_id, mined.receipt.tx_hash) in in_logs:
+        outcome = "done"
+    elif item.mint_id in minted_before:
+        # The contract skipped a used id: it was minted by an earlier transaction.
+        outcome = "elsewhere"
+        plan.minted.append((item.mint_id, mined.receipt.tx_hash))
+    else:
+        outcome = "reverted"
+        plan.returned_mints.append(item.queue_id)
+    plan.outcomes.append(ItemOutcome(item.transaction_id, item.position, outcome))
+
+
+def _mined(mined: Mined, block: BlockNumber) -> MinedTransaction:
+    receipt = mined.receipt
+    return MinedTransaction(
+        id=mined.known.transaction_id,
+        hash=receipt.tx_hash,
+        block=block,
+        block_hash=receipt.block_hash,
+        succeeded=receipt.succeeded,
+        gas_used=receipt.gas_used,
+        gas_price=receipt.gas_price,
+    )

@@ -1,0 +1,79 @@
+"""The newest block, looked up in one place of a worker process; each look is also the workers' heartbeat."""
+
+from __future__ import annotations
+
+import asyncio
+
+from payfirst.chain.blocks import Head
+from payfirst.chain.rpc import RpcClient
+from payfirst.errors import RetriedError
+from payfirst.ops.log import get_logger
+from payfirst.store import heads
+from payfirst.store.database import Pool, session
+from payfirst.store.heads import ReadBlock
+
+# A chain whose head stands still is still being watched: the heartbeat says so.
+HEARTBEAT_S = 1.0
+
+log = get_logger()
+
+
+def read_block(head: Head) -> ReadBlock:
+    """A header as the store keeps it."""
+    return ReadBlock(head.number, head.hash, head.time)
+
+
+class HeadWatch:
+    """Polls the head and wakes those who wait for it."""
+
+    def __init__(self, pool: Pool, rpc: RpcClient, *, network: str, poll_s: float) -> None:
+        self._pool = pool
+        self._rpc = rpc
+        self._network = network
+        self._poll_s = poll_s
+        self._head: Head | None = None
+        self._changed = asyncio.Event()
+
+    @property
+    def head(self) -> Head:
+        """The newest block seen. `start` comes first."""
+        if self._head is None:
+            raise RuntimeError("HeadWatch.start was not awaited")
+        return self._head
+
+    async def start(self) -> None:
+        """See the head once, and begin to follow the chain there if nobody did before."""
+        self._head = await self._rpc.head()
+        async with session(self._pool, "store the chain head") as connection:
+            await heads.start(connection, self._network, read_block(self._head))
+            await heads.see(connection, self._network, read_block(self._head))
+
+    async def wait_for_change(self) -> None:
+        """Return when the head has changed since the last return."""
+        await self._changed.wait()
+        self._changed.clear()
+
+    async def run(self) -> None:
+        """Poll until cancelled. An endpoint that is away stops the heartbeat, nothing else."""
+        loop = asyncio.get_running_loop()
+        stored_at = loop.time()
+        failing = False
+        while True:
+            try:
+                seen = await self._rpc.head()
+                is_new = seen.hash != self.head.hash
+                self._head = seen
+                if is_new:
+                    self._changed.set()
+                if is_new or loop.time() - stored_at >= HEARTBEAT_S:
+                    async with session(self._pool, "store the chain head") as connection:
+                        await heads.see(connection, self._network, read_block(seen))
+                    stored_at = loop.time()
+                if failing:
+                    log.info("rpc_back", message="RPC: the chain head is visible again", height=seen.number)
+                failing = False
+            except RetriedError as error:
+                if not failing:
+                    log.warning("rpc_unavailable", message=f"RPC: the chain head cannot be seen: {error}")
+                failing = True
+            await asyncio.sleep(self._poll_s)

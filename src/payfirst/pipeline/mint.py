@@ -1,0 +1,244 @@
+"""Mint: claim paid units by token, and send them in batches by the same store-then-send as payments."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from payfirst.chain import contracts
+from payfirst.chain.contracts import RevertReason, revert_reason
+from payfirst.chain.fees import gas_limit
+from payfirst.chain.rpc import RpcClient, RpcRefused
+from payfirst.errors import RetriedError
+from payfirst.ops.log import get_logger
+from payfirst.pipeline.head import HeadWatch
+from payfirst.pipeline.outbox import Outbox
+from payfirst.pipeline.settle import wait_for
+from payfirst.pipeline.terms import Terms
+from payfirst.store import mints, owed, tokens, transactions
+from payfirst.store.database import Connection, Pool, session, transaction
+from payfirst.store.mints import ClaimedMint
+from payfirst.store.owed import Debt
+from payfirst.store.settling import Claim
+from payfirst.units import Address, Gas, TxHash, checksum_address, hex_text
+
+LEASE_S = 30.0
+POLL_S = 1.0
+RETRY_S = 0.5
+BACK_OFF_S_MAX = 60.0
+BATCH_GAS_FLOOR = 80_000
+
+CAP_REACHED = "MintToken__CapReached"
+CAP_CODE = "token_cap_reached"
+CAP_SENTENCE = "The token's cap was reached before this unit could be minted."
+
+log = get_logger()
+
+
+class Minter:
+    """One mint signer's work."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        rpc: RpcClient,
+        *,
+        terms: Terms,
+        outbox: Outbox,
+        head: HeadWatch,
+    ) -> None:
+        self._pool = pool
+        self._rpc = rpc
+        self._terms = terms
+        self._outbox = outbox
+        self._head = head
+        self._held: dict[Address, str] | None = None
+        self._wake = asyncio.Event()
+        self._last_batch_full = False
+        self._stopping = False
+
+    def wake(self) -> None:
+        """There may be work."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Let `run` return after the step that is under way."""
+        self._stopping = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Work until stopped; woken at once when there is work, looking by itself every `POLL_S`."""
+        while not self._stopping:
+            self._wake.clear()
+            try:
+                worked = await self.step()
+            except RetriedError as error:
+                log.warning("mint_postponed", message=f"Minting goes on later: {error}")
+                self._outbox.lose()
+                await asyncio.sleep(RETRY_S)
+                continue
+            if not worked and not self._stopping:
+                await wait_for(self._wake, POLL_S)
+
+    async def step(self) -> bool:
+        """Send one batch of each token that has due units; returns whether anything was claimed."""
+        claim = await self._outbox.hold()
+        unresolved = await self._outbox.unresolved()
+        if unresolved >= self._terms.mint_unresolved_max:
+            return False
+        if unresolved and not self._last_batch_full:
+            await asyncio.sleep(self._terms.linger_s)
+        async with session(self._pool, "look for units to mint") as connection:
+            waiting = await mints.tokens_with_work(connection, network=self._terms.network)
+        worked = False
+        self._last_batch_full = False
+        for token in waiting[: self._terms.mint_unresolved_max - unresolved]:
+            worked = await self._mint_token(claim, token) or worked
+        return worked
+
+    async def _mint_token(self, claim: Claim, token: Address) -> bool:
+        limit = min(self._terms.mint_batch_max, self._units_in_gas())
+        async with session(self._pool, "claim units") as connection:
+            units = await mints.claim(
+                connection, network=self._terms.network, token=token, claim=claim, lease_s=LEASE_S, limit=limit
+            )
+        if not units:
+            return False
+        self._last_batch_full = self._last_batch_full or len(units) == limit
+        refused = await self._preflight(token, units)
+        if refused is None:
+            await self._clear_hold(token)
+            await self._send(claim, token, units)
+        else:
+            await self._handle_refusal(claim, token, units, refused)
+        return True
+
+    def _units_in_gas(self) -> int:
+        per_unit = self._terms.mint_gas_per_unit + 64 * 16
+        return max(1, (self._terms.tx_gas_max - BATCH_GAS_FLOOR - 30_000) // per_unit)
+
+    async def _preflight(self, token: Address, units: Sequence[ClaimedMint]) -> RevertReason | None:
+        """Try the very call at the head; None when it goes through, else what the contract says."""
+        data = _batch_mint(units)
+        try:
+            await self._rpc.eth_call(
+                to=token, data=data, sender=self._outbox.address, gas=self._gas_limit(data, units), at="latest"
+            )
+        except RpcRefused as refused:
+            return revert_reason(refused.data) if refused.data else RevertReason(name=refused.message, args="")
+        return None
+
+    def _gas_limit(self, data: bytes, units: Sequence[ClaimedMint]) -> Gas:
+        return gas_limit(data, execution_gas=BATCH_GAS_FLOOR + self._terms.mint_gas_per_unit * len(units))
+
+    async def _handle_refusal(
+        self, claim: Claim, token: Address, units: Sequence[ClaimedMint], reason: RevertReason
+    ) -> None:
+        """The contract refuses the batch: find the units it refuses, and let the others go."""
+        if len(units) > 1:
+            half = len(units) // 2
+            for part in (units[:half], units[half:]):
+                refused = await self._preflight(token, part)
+                if refused is None:
+                    await self._send(claim, token, part)
+                else:
+                    await self._handle_refusal(claim, token, part, refused)
+            return
+        unit = units[0]
+        height = self._head.head.number
+        if reason.name == CAP_REACHED:
+            if unit.suspected_code == CAP_CODE and (unit.suspected_height or height) < height:
+                await self._give_up(claim, unit)
+                return
+            await self._postpone(claim, unit, delay_s=1.0, code=CAP_CODE, reason=CAP_SENTENCE)
+            return
+        # Paused, a role that is missing, a recipient it will not mint to: tried again, and said aloud.
+        await self._hold(token, str(reason))
+        delay_s = min(BACK_OFF_S_MAX, 2.0 ** min(unit.attempts + 1, 6))
+        await self._postpone(claim, unit, delay_s=delay_s, code=None, reason=f"the token refuses: {reason}")
+
+    async def _postpone(
+        self, claim: Claim, unit: ClaimedMint, *, delay_s: float, code: str | None, reason: str
+    ) -> None:
+        first_seen = unit.suspected_height if unit.suspected_code == code else None
+        async with session(self._pool, "give a unit back") as connection:
+            await mints.postpone(
+                connection,
+                [unit.id],
+                delay_s=delay_s,
+                code=code,
+                height=None if code is None else first_seen or self._head.head.number,
+                reason=reason,
+                claim=claim,
+            )
+
+    async def _give_up(self, claim: Claim, unit: ClaimedMint) -> None:
+        async with transaction(self._pool, "write what is owed") as connection:
+            given_up = await mints.mark_owed(connection, [unit.id], sentence=CAP_SENTENCE, code=CAP_CODE, claim=claim)
+            debts = [Debt(o.payment_id, o.unit) for o in given_up]
+            await owed.write(connection, debts, direction="to_buyer", reason=CAP_CODE)
+            await tokens.add_reserved(connection, self._terms.network, {o.token: -1 for o in given_up})
+        log.error(
+            "unit_owed",
+            message=f"Unit {unit.unit} of payment {unit.payment_id} cannot be minted and is owed: {CAP_SENTENCE}",
+            payment_id=unit.payment_id,
+            queue_id=unit.id,
+        )
+
+    async def _holds(self) -> dict[Address, str]:
+        """The tokens on hold and why; read once, because a hold outlives the worker that set it."""
+        if self._held is None:
+            async with session(self._pool, "read the tokens") as connection:
+                offered = await tokens.read(connection, self._terms.network)
+            self._held = {t.address: t.held_reason for t in offered if t.held_reason is not None}
+        return self._held
+
+    async def _hold(self, token: Address, reason: str) -> None:
+        held = await self._holds()
+        if held.get(token) == reason:
+            return
+        held[token] = reason
+        async with session(self._pool, "hold a token") as connection:
+            await tokens.hold(connection, self._terms.network, token, reason=reason)
+        log.error(
+            "token_held",
+            message=f"Token {checksum_address(token)} refuses to mint: {reason}. No payment for it is accepted until"
+            " it mints again. Check its pause and the mint signer's MINTER_ROLE",
+            token=hex_text(token),
+            reason=reason,
+        )
+
+    async def _clear_hold(self, token: Address) -> None:
+        if (await self._holds()).pop(token, None) is None:
+            return
+        async with session(self._pool, "release a token") as connection:
+            await tokens.hold(connection, self._terms.network, token, reason=None)
+        log.info("token_released", message=f"Token {checksum_address(token)} mints again", token=hex_text(token))
+
+    async def _send(self, claim: Claim, token: Address, units: Sequence[ClaimedMint]) -> None:
+        data = _batch_mint(units)
+        ids = [u.id for u in units]
+
+        async def store_items(connection: Connection, transaction_id: int, tx_hash: TxHash) -> None:
+            await transactions.store_mint_items(connection, transaction_id, ids)
+            await mints.mark_sent(connection, ids, tx_hash=tx_hash, claim=claim)
+
+        sent = await self._outbox.send(
+            to=token,
+            data=data,
+            gas_limit=self._gas_limit(data, units),
+            item_count=len(ids),
+            store_items=store_items,
+        )
+        log.info(
+            "mints_sent",
+            message=f"📤 Sent mint tx: {len(ids)} units (nonce: {sent.nonce}, tx: {hex_text(sent.hash)[:6]}...)",
+            count=len(ids),
+            nonce=sent.nonce,
+            tx_hash=hex_text(sent.hash),
+            token=hex_text(token),
+        )
+
+
+def _batch_mint(units: Sequence[ClaimedMint]) -> bytes:
+    return contracts.encode_batch_mint([u.recipient for u in units], [u.mint_id for u in units])

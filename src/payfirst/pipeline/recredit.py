@@ -1,0 +1,75 @@
+"""Find the use of one authorization in the logs, whoever submitted it, and credit it under that hash.
+
+For the payment whose block the scan had passed before its row was there, and for the one that the asset calls
+used at pre-flight.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+from payfirst.chain.blocks import Head, Receipt
+from payfirst.chain.evidence import AUTHORIZATION_USED
+from payfirst.chain.rpc import RpcClient, RpcUnavailable
+from payfirst.pipeline import credit, scan
+from payfirst.pipeline.confirm_plan import plan_block
+from payfirst.pipeline.terms import Terms
+from payfirst.store import heads
+from payfirst.store.database import Pool, transaction
+from payfirst.units import Address, AuthorizationNonce, BlockNumber, hex_text
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """An authorization to look for, above the height at which its payment was accepted."""
+
+    payment_id: uuid.UUID
+    payer: Address
+    nonce: AuthorizationNonce
+    accepted_height: BlockNumber
+
+
+class Recrediter:
+    """Looks for uses of authorizations outside the scan."""
+
+    def __init__(self, pool: Pool, rpc: RpcClient, *, terms: Terms) -> None:
+        self._pool = pool
+        self._rpc = rpc
+        self._terms = terms
+
+    async def find(self, use: Use) -> bool:
+        """True when a use above acceptance was found: credited now, or left to the scan that will reach it.
+
+        False means: used at or below the acceptance height, or cancelled. Raises RetriedError.
+        """
+        head = await self._rpc.head()
+        if head.number <= use.accepted_height:
+            return True  # the node is behind the acceptance: it cannot know yet
+        hashes = await self._rpc.logs(
+            address=self._terms.asset,
+            topics=[hex_text(AUTHORIZATION_USED), hex_text(bytes(12) + use.payer), hex_text(use.nonce)],
+            first=BlockNumber(use.accepted_height + 1),
+            last=head.number,
+        )
+        for receipt in await self._rpc.receipts(hashes):
+            if receipt is None:
+                raise RpcUnavailable("RPC: a log was found, its receipt was not")
+            await self._credit(receipt)
+        return bool(hashes)
+
+    async def _credit(self, receipt: Receipt) -> None:
+        blocks = await self._rpc.blocks(receipt.block_number, receipt.block_number)
+        if not blocks or blocks[0].head.hash != receipt.block_hash:
+            raise RpcUnavailable("RPC: the node changed chains between two answers")
+        head: Head = blocks[0].head
+        found = scan.FoundBlock(head, (receipt,))
+        async with transaction(self._pool, "credit a use found in the logs") as connection:
+            cursor = (await heads.lock_cursor(connection, self._terms.network)).block
+            if cursor.height < head.number:
+                return  # the scan comes by there
+            remembered = await heads.hash_at(connection, self._terms.network, head.number)
+            if remembered is not None and remembered != head.hash:
+                raise RpcUnavailable("RPC: the node is on another chain than the one that was read")
+            evidence = await scan.payment_evidence(connection, found, terms=self._terms)
+            await credit.write(connection, plan_block(evidence).credits, block=head, terms=self._terms)

@@ -1,0 +1,175 @@
+"""Read the chain block by block from a stored cursor, and find what each block proves. Only reads."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from payfirst.chain import contracts
+from payfirst.chain.blocks import Block, Head, Receipt
+from payfirst.chain.evidence import TRANSFER, PaidTransfer, minted_units, paid_transfers
+from payfirst.chain.rpc import RpcClient, RpcUnavailable
+from payfirst.pipeline.confirm_plan import BlockEvidence, Mined, PaymentKey
+from payfirst.pipeline.terms import Terms
+from payfirst.store import crediting, transactions
+from payfirst.store.crediting import CreditCandidate
+from payfirst.store.database import Connection
+from payfirst.store.tokens import TokenFacts
+from payfirst.store.transactions import MintItem, UnresolvedHash
+from payfirst.units import Address, BlockHash, MintId, TxHash, hex_text
+
+
+@dataclass(frozen=True, slots=True)
+class FoundBlock:
+    """A block's header and the receipts in it that may matter."""
+
+    head: Head
+    receipts: tuple[Receipt, ...]
+
+
+async def find(
+    rpc: RpcClient, blocks: Sequence[Block], *, asset: Address, pay_tos: Collection[Address], ours: Collection[TxHash]
+) -> list[FoundBlock]:
+    """The receipts of our transactions, and of every transaction that moved `asset` to one of `pay_tos`.
+
+    Raises RpcUnavailable when the node does not have a receipt, or has it in another block: that node lags, and
+    a missing receipt proves nothing.
+    """
+    padded = [hex_text(bytes(12) + pay_to) for pay_to in pay_tos]
+    found: list[FoundBlock] = []
+    transfers = await rpc.logs_of_blocks(
+        [block.head.hash for block in blocks], addresses=[asset], topics=[hex_text(TRANSFER), None, padded]
+    )
+    for block, moved in zip(blocks, transfers, strict=True):
+        hashes = list(dict.fromkeys([*(h for h in block.transactions if h in ours), *moved]))
+        receipts: list[Receipt] = []
+        for tx_hash, receipt in zip(hashes, await rpc.receipts(hashes), strict=True):
+            if receipt is None or receipt.block_hash != block.head.hash:
+                raise RpcUnavailable(f"RPC: no receipt of {hex_text(tx_hash)} in block {block.head.number} yet")
+            receipts.append(receipt)
+        found.append(FoundBlock(block.head, tuple(receipts)))
+    return found
+
+
+async def evidence(
+    connection: Connection,
+    rpc: RpcClient,
+    found: FoundBlock,
+    *,
+    terms: Terms,
+    pay_tos: Collection[Address],
+    unresolved: dict[TxHash, UnresolvedHash],
+) -> BlockEvidence:
+    """Put a block's logs beside the rows they belong to."""
+    paid = tuple(
+        transfer
+        for receipt in found.receipts
+        for transfer in paid_transfers(receipt, asset=terms.asset)
+        if transfer.pay_to in pay_tos
+    )
+    mined = await _mined(connection, found, unresolved)
+    tokens = {item.token for m in mined for item in m.mints}
+    minted = tuple(u for m in mined for u in minted_units(m.receipt, tokens=tokens))
+    return BlockEvidence(
+        head=found.head,
+        paid=paid,
+        candidates=await _candidates(connection, terms, paid),
+        ours=await _ours(connection, paid),
+        mined=mined,
+        minted=minted,
+        minted_before=await _minted_before(rpc, terms, found.head, mined, {u.mint_id for u in minted}),
+    )
+
+
+async def payment_evidence(connection: Connection, found: FoundBlock, *, terms: Terms) -> BlockEvidence:
+    """The payments alone, whomever they paid, for a block that the scan has passed already. No RPC call."""
+    paid = tuple(t for receipt in found.receipts for t in paid_transfers(receipt, asset=terms.asset))
+    return BlockEvidence(
+        head=found.head,
+        paid=paid,
+        candidates=await _candidates(connection, terms, paid),
+        ours=await _ours(connection, paid),
+        mined=(),
+        minted=(),
+    )
+
+
+async def _ours(connection: Connection, paid: Sequence[PaidTransfer]) -> set[TxHash]:
+    return await transactions.ours(connection, list({t.tx_hash for t in paid})) if paid else set()
+
+
+async def _candidates(
+    connection: Connection, terms: Terms, paid: Sequence[PaidTransfer]
+) -> dict[PaymentKey, CreditCandidate]:
+    if not paid:
+        return {}
+    rows = await crediting.credit_candidates(
+        connection, network=terms.network, asset=terms.asset, keys=[(t.payer, t.nonce) for t in paid]
+    )
+    return {(row.payer, row.nonce): row for row in rows}
+
+
+async def _mined(
+    connection: Connection, found: FoundBlock, unresolved: dict[TxHash, UnresolvedHash]
+) -> tuple[Mined, ...]:
+    ours = [(unresolved[r.tx_hash], r) for r in found.receipts if r.tx_hash in unresolved]
+    if not ours:
+        return ()
+    settles = [known.transaction_id for known, _ in ours if known.purpose == "settle"]
+    mints = [known.transaction_id for known, _ in ours if known.purpose == "mint"]
+    payment_items = await transactions.payment_items(connection, settles) if settles else []
+    mint_items = await transactions.mint_items(connection, mints) if mints else []
+    return tuple(
+        Mined(
+            known=known,
+            receipt=receipt,
+            payments=tuple(i for i in payment_items if i.transaction_id == known.transaction_id),
+            mints=tuple(i for i in mint_items if i.transaction_id == known.transaction_id),
+        )
+        for known, receipt in ours
+    )
+
+
+async def _minted_before(
+    rpc: RpcClient, terms: Terms, head: Head, mined: Sequence[Mined], in_logs: Collection[MintId]
+) -> set[MintId]:
+    silent = [item for m in mined if m.receipt.succeeded for item in m.mints if item.mint_id not in in_logs]
+    return await has_minted(rpc, terms, silent, at=head.hash) if silent else set()
+
+
+async def has_minted(rpc: RpcClient, terms: Terms, items: Sequence[MintItem], *, at: BlockHash) -> set[MintId]:
+    """The mint ids among `items` that their tokens hold at a block."""
+    calls = [(item.token, contracts.encode_has_minted(item.mint_id)) for item in items]
+    answers = contracts.decode_aggregate3(
+        await rpc.eth_call(to=terms.multicall3, data=contracts.encode_aggregate3(calls), at=at)
+    )
+    return {
+        item.mint_id
+        for item, (ok, data) in zip(items, answers, strict=True)
+        if ok and len(data) == 32 and data[-1] == 1
+    }
+
+
+async def token_facts(rpc: RpcClient, terms: Terms, tokens: Sequence[Address], *, at: BlockHash) -> list[TokenFacts]:
+    """What the contracts of `tokens` say at a block; a contract that does not answer as expected is left out."""
+    views = ("name()", "symbol()", "mintAmount()", "maxMintCount()", "mintCount()")
+    calls = [(token, contracts.encode_call(view)) for token in tokens for view in views]
+    answers = contracts.decode_aggregate3(
+        await rpc.eth_call(to=terms.multicall3, data=contracts.encode_aggregate3(calls), at=at)
+    )
+    facts: list[TokenFacts] = []
+    for i, token in enumerate(tokens):
+        mine = answers[i * len(views) : (i + 1) * len(views)]
+        if not all(ok and len(data) >= 32 for ok, data in mine):
+            continue
+        facts.append(
+            TokenFacts(
+                address=token,
+                name=str(contracts.decode_result(["string"], mine[0][1])[0]),
+                symbol=str(contracts.decode_result(["string"], mine[1][1])[0]),
+                mint_amount=int.from_bytes(mine[2][1], "big"),
+                max_mint_count=int.from_bytes(mine[3][1], "big"),
+                minted=int.from_bytes(mine[4][1], "big"),
+            )
+        )
+    return facts

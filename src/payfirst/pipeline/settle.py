@@ -1,0 +1,266 @@
+"""Settle: claim, pre-flight at a pinned block, reserve supply, store signed bytes, and only then send."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+
+from payfirst.chain import contracts
+from payfirst.chain.contracts import Preflight, PreflightItem, PreflightRequest
+from payfirst.chain.fees import gas_limit
+from payfirst.chain.rpc import RpcClient
+from payfirst.errors import RetriedError
+from payfirst.ops.log import FlowLog, get_logger
+from payfirst.pipeline.head import HeadWatch
+from payfirst.pipeline.outbox import Outbox
+from payfirst.pipeline.recredit import Recrediter, Use
+from payfirst.pipeline.settle_plan import (
+    NEXT_BLOCK_S,
+    NONCE_USED,
+    Batch,
+    Sendable,
+    SettlementPlan,
+    allot,
+    compose_batches,
+    plan_settlement,
+    suspect_or_fail,
+)
+from payfirst.pipeline.terms import Terms
+from payfirst.store import settling, tokens, transactions
+from payfirst.store.database import Connection, Pool, session, transaction
+from payfirst.store.settling import Claim, ClaimedPayment, Postponed
+from payfirst.units import Address, TxHash, UnixTime
+
+# A claim that is not sent within this time is due again; the signer's epoch keeps the late one from sending.
+LEASE_S = 30.0
+POLL_S = 1.0
+RETRY_S = 0.5
+# An authorization that ends this soon after the head would only burn gas.
+SEND_MARGIN_S = 6
+NO_ROOM_S = 0.2
+
+log = get_logger()
+
+
+class Settler:
+    """One settle signer's work."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        rpc: RpcClient,
+        *,
+        terms: Terms,
+        outbox: Outbox,
+        head: HeadWatch,
+        flow_log: FlowLog,
+        recrediter: Recrediter,
+    ) -> None:
+        self._pool = pool
+        self._rpc = rpc
+        self._terms = terms
+        self._outbox = outbox
+        self._head = head
+        self._flow_log = flow_log
+        self._recrediter = recrediter
+        self._wake = asyncio.Event()
+        self._last_batch_full = False
+        self._stopping = False
+
+    def wake(self) -> None:
+        """There may be work."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Let `run` return after the step that is under way."""
+        self._stopping = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Work until stopped; woken at once when there is work, looking by itself every `POLL_S`."""
+        while not self._stopping:
+            self._wake.clear()
+            try:
+                worked = await self.step()
+            except RetriedError as error:
+                log.warning("settle_postponed", message=f"Settling goes on later: {error}")
+                self._outbox.lose()
+                await asyncio.sleep(RETRY_S)
+                continue
+            if not worked and not self._stopping:
+                await wait_for(self._wake, POLL_S)
+
+    async def step(self) -> bool:
+        """Send one round of payments; returns whether anything was claimed."""
+        claim = await self._outbox.hold()
+        unresolved = await self._outbox.unresolved()
+        room = self._terms.settle_unresolved_max - unresolved
+        if room <= 0:
+            return False
+        if unresolved and not self._last_batch_full:
+            # Others are on their way and the next block is some time off: let the batch grow.
+            await asyncio.sleep(self._terms.linger_s)
+        limit = self._terms.settle_batch_max if self._terms.settle_mode == "batch" else room
+        async with session(self._pool, "claim payments") as connection:
+            claimed = await settling.claim_pending(
+                connection,
+                network=self._terms.network,
+                asset=self._terms.asset,
+                claim=claim,
+                lease_s=LEASE_S,
+                limit=limit,
+                valid_before_min=UnixTime(self._head.head.time + SEND_MARGIN_S),
+            )
+        self._last_batch_full = len(claimed) == limit
+        if not claimed:
+            return False
+        await self._settle(claim, claimed, room)
+        return True
+
+    async def _settle(self, claim: Claim, claimed: Sequence[ClaimedPayment], room: int) -> None:
+        preflight = await self._preflight(claimed)
+        async with session(self._pool, "read what payers have on its way") as connection:
+            on_its_way = await settling.unresolved_by_payer(
+                connection,
+                network=self._terms.network,
+                asset=self._terms.asset,
+                payers=list({p.payer for p in claimed}),
+            )
+        plan = plan_settlement(claimed, preflight, on_its_way)
+        if plan.asset_paused:
+            log.error("asset_paused", message="The asset is paused: nothing can be settled until it is not")
+        await self._look_up_used(plan, preflight)
+        sendable = await self._reserve(claim, plan)
+        await self._write_back(claim, plan)
+        batches = self._batches(sendable)
+        failed = len(plan.failed)
+        for batch in batches[:room]:
+            await self._send(claim, batch, failed=failed)
+            failed = 0
+        leftover = [Postponed(p.id, NO_ROOM_S) for b in batches[room:] for p in b.payments]
+        if leftover:
+            async with session(self._pool, "give payments back") as connection:
+                await settling.postpone(connection, leftover, claim=claim)
+
+    async def _preflight(self, claimed: Sequence[ClaimedPayment]) -> Preflight:
+        """One call that tries every transfer in order at one pinned block; no state changes.
+
+        The seller may have changed payTo while payments wait: then it is one call for each payTo.
+        """
+        at = self._head.head.hash
+        items: dict[uuid.UUID, PreflightItem] = {}
+        preflight: Preflight | None = None
+        for pay_to in {p.pay_to: None for p in claimed}:
+            group = [p for p in claimed if p.pay_to == pay_to]
+            data = contracts.encode_preflight(self._terms.asset, pay_to, [_preflight_request(p) for p in group])
+            preflight = contracts.decode_preflight(await self._rpc.eth_call(to=None, data=data, at=at))
+            items.update(zip((p.id for p in group), preflight.items, strict=True))
+        assert preflight is not None  # noqa: S101 - nothing claimed never gets here
+        return replace(preflight, items=tuple(items[p.id] for p in claimed))
+
+    async def _look_up_used(self, plan: SettlementPlan, preflight: Preflight) -> None:
+        """Used or cancelled: only the log tells, and only one above the acceptance height is for us."""
+        for payment in plan.used:
+            use = Use(payment.id, payment.payer, payment.nonce, payment.accepted_height)
+            if await self._recrediter.find(use):
+                plan.postponed.append(Postponed(payment.id, NEXT_BLOCK_S, reason="its use on chain is being confirmed"))
+            else:
+                suspect_or_fail(plan, payment, code=NONCE_USED, height=preflight.block_number)
+
+    async def _reserve(self, claim: Claim, plan: SettlementPlan) -> list[Sendable]:
+        """Take supply for payments that passed; what does not fit joins the plan's other lists."""
+        if not plan.send:
+            return []
+        async with transaction(self._pool, "reserve supply") as connection:
+            await settling.lock_claimed(connection, [s.payment.id for s in plan.send], claim=claim)
+            supply = await tokens.lock_supply(
+                connection, self._terms.network, sorted({s.payment.token for s in plan.send})
+            )
+            allotted = allot(plan.send, supply)
+            fresh = [s.payment for s in allotted.send if not s.payment.supply_reserved]
+            units: dict[Address, int] = {}
+            for payment in fresh:
+                units[payment.token] = units.get(payment.token, 0) + payment.quantity
+            await tokens.add_reserved(connection, self._terms.network, units)
+            await tokens.mark_reserved(connection, [p.id for p in fresh], owner=claim.owner, epoch=claim.epoch)
+        plan.failed += allotted.failed
+        plan.postponed += allotted.postponed
+        return allotted.send
+
+    async def _write_back(self, claim: Claim, plan: SettlementPlan) -> None:
+        if not plan.failed and not plan.postponed:
+            return
+        async with transaction(self._pool, "write back what is not sent") as connection:
+            if plan.postponed:
+                await settling.postpone(connection, plan.postponed, claim=claim)
+            ended = await settling.fail_claimed(connection, plan.failed, claim=claim) if plan.failed else []
+        reasons = {f.id: f for f in plan.failed}
+        for payment_id in ended:
+            log.info(
+                "payment_failed",
+                message=f"❌ Payment failed before sending: {payment_id} ({reasons[payment_id].sentence})",
+                payment_id=payment_id,
+                code=reasons[payment_id].code,
+            )
+
+    def _batches(self, sendable: Sequence[Sendable]) -> list[Batch]:
+        batch_max = self._terms.settle_batch_max if self._terms.settle_mode == "batch" else 1
+        return compose_batches(sendable, batch_max=batch_max, tx_gas_max=self._terms.tx_gas_max)
+
+    async def _send(self, claim: Claim, batch: Batch, *, failed: int) -> None:
+        calls = [
+            contracts.encode_transfer_with_authorization(
+                payer=p.payer,
+                pay_to=p.pay_to,
+                value=p.amount,
+                valid_after=p.valid_after,
+                valid_before=p.valid_before,
+                nonce=p.nonce,
+                signature=p.signature,
+            )
+            for p in batch.payments
+        ]
+        # One payment needs no batch contract around it.
+        if len(calls) == 1:
+            to, data = self._terms.asset, calls[0]
+        else:
+            to = self._terms.multicall3
+            data = contracts.encode_aggregate3([(self._terms.asset, call) for call in calls])
+        ids = [p.id for p in batch.payments]
+
+        async def store_items(connection: Connection, transaction_id: int, tx_hash: TxHash) -> None:
+            await transactions.store_payment_items(connection, transaction_id, ids)
+            await settling.mark_sent(connection, ids, tx_hash=tx_hash, claim=claim)
+
+        sent = await self._outbox.send(
+            to=to,
+            data=data,
+            gas_limit=gas_limit(data, execution_gas=batch.execution_gas),
+            item_count=len(ids),
+            store_items=store_items,
+        )
+        for payment_id in ids:
+            self._flow_log.payment_sent(payment_id=payment_id, account_nonce=sent.nonce, tx_hash=sent.hash)
+        self._flow_log.batch_complete(succeeded=len(ids), failed=failed, tx_hash=sent.hash)
+
+
+def _preflight_request(payment: ClaimedPayment) -> PreflightRequest:
+    return PreflightRequest(
+        payer=payment.payer,
+        value=payment.amount,
+        valid_after=payment.valid_after,
+        valid_before=payment.valid_before,
+        nonce=payment.nonce,
+        signature=payment.signature,
+    )
+
+
+async def wait_for(event: asyncio.Event, timeout_s: float) -> None:
+    """Return when `event` is set, or after `timeout_s`."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        return

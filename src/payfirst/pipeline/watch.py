@@ -1,0 +1,100 @@
+"""Watch: what ends by time alone. Authorizations expire at depth; blocks become final."""
+
+from __future__ import annotations
+
+import asyncio
+
+from payfirst.chain import contracts
+from payfirst.chain.rpc import RpcClient
+from payfirst.errors import RetriedError
+from payfirst.ops.log import get_logger
+from payfirst.pipeline.recredit import Recrediter, Use
+from payfirst.pipeline.settle_plan import NONCE_USED, SENTENCES
+from payfirst.pipeline.terms import Terms
+from payfirst.store import crediting, heads, processes, transactions
+from payfirst.store.crediting import ExpiryCandidate
+from payfirst.store.database import Pool, session, transaction
+from payfirst.units import BlockHash, BlockNumber
+
+WATCH_S = 1.0
+EXPIRED_PER_ROUND_MAX = 200
+FINAL_PER_ROUND_MAX = 5_000
+
+EXPIRED = "invalid_exact_evm_payload_authorization_valid_before"
+EXPIRED_SENTENCE = "The authorization's validBefore passed before it could be settled. No money moved; pay again."
+
+log = get_logger()
+
+
+class Watcher:
+    """Ends what time has ended. Any number may run: every statement names the state it expects."""
+
+    def __init__(self, pool: Pool, rpc: RpcClient, *, terms: Terms, recrediter: Recrediter) -> None:
+        self._pool = pool
+        self._rpc = rpc
+        self._terms = terms
+        self._recrediter = recrediter
+
+    async def run(self) -> None:
+        """Look every `WATCH_S` until cancelled."""
+        while True:
+            try:
+                await self.expire()
+                await self.finalize()
+                async with session(self._pool, "forget silent processes") as connection:
+                    await processes.forget_silent(connection)
+            except RetriedError as error:
+                log.warning("watch_postponed", message=f"Watching goes on later: {error}")
+            await asyncio.sleep(WATCH_S)
+
+    async def expire(self) -> None:
+        """Fail pending payments that no later block can settle, by evidence at the block read last."""
+        async with session(self._pool, "look for expired payments") as connection:
+            cursor = (await heads.cursor(connection, self._terms.network)).block
+            candidates = await crediting.expiry_candidates(
+                connection,
+                network=self._terms.network,
+                asset=self._terms.asset,
+                chain_time=cursor.time,
+                limit=EXPIRED_PER_ROUND_MAX,
+            )
+        if not candidates:
+            return
+        used = await self._used(candidates, at=cursor.hash)
+        expired = [c.id for c, is_used in zip(candidates, used, strict=True) if not is_used]
+        elsewhere = [c for c, is_used in zip(candidates, used, strict=True) if is_used]
+        not_ours = [c.id for c in elsewhere if not await self._recrediter.find(_use(c))]
+        async with transaction(self._pool, "fail expired payments") as connection:
+            ended = await crediting.fail_expired(connection, expired, code=EXPIRED, sentence=EXPIRED_SENTENCE)
+            ended += await crediting.fail_expired(connection, not_ours, code=NONCE_USED, sentence=SENTENCES[NONCE_USED])
+        for payment_id in ended:
+            log.info("payment_failed", message=f"❌ Payment expired unsettled: {payment_id}", payment_id=payment_id)
+
+    async def _used(self, candidates: list[ExpiryCandidate], *, at: BlockHash) -> list[bool]:
+        calls = [
+            (self._terms.asset, contracts.encode_call("authorizationState(address,bytes32)", c.payer, c.nonce))
+            for c in candidates
+        ]
+        answers = contracts.decode_aggregate3(
+            await self._rpc.eth_call(to=self._terms.multicall3, data=contracts.encode_aggregate3(calls), at=at)
+        )
+        # An answer that is none counts as used: it is looked up, and never taken for "unused".
+        return [not (ok and len(data) == 32 and not any(data)) for ok, data in answers]
+
+    async def finalize(self) -> None:
+        """Mark as final what lies deep enough."""
+        async with session(self._pool, "read the chain cursor") as connection:
+            cursor = await heads.cursor(connection, self._terms.network)
+        height = BlockNumber(cursor.block.height - self._terms.final_depth)
+        if height <= cursor.final_height:
+            return
+        async with transaction(self._pool, "mark blocks final") as connection:
+            await transactions.finalize(connection, self._terms.network, height)
+            changed = await crediting.finalize(connection, self._terms.network, height, limit=FINAL_PER_ROUND_MAX)
+            # A round that was cut off by its limit is gone on with before the height moves.
+            if changed < FINAL_PER_ROUND_MAX:
+                await heads.advance_final(connection, self._terms.network, height)
+
+
+def _use(candidate: ExpiryCandidate) -> Use:
+    return Use(candidate.id, candidate.payer, candidate.nonce, candidate.accepted_height)

@@ -1,0 +1,214 @@
+"""One worker process: settle, confirm, mint and watch as tasks of one loop, woken by each other and by NOTIFY."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from payfirst.chain.rpc import RpcClient
+from payfirst.chain.signers import Signer
+from payfirst.errors import OperatorError, RetriedError, StoreUnavailable
+from payfirst.ops.log import FlowLog, get_logger, run_flusher
+from payfirst.pipeline.confirm import Confirmer
+from payfirst.pipeline.head import HeadWatch
+from payfirst.pipeline.mint import Minter
+from payfirst.pipeline.outbox import Outbox
+from payfirst.pipeline.recredit import Recrediter
+from payfirst.pipeline.settle import Settler
+from payfirst.pipeline.terms import Terms
+from payfirst.pipeline.watch import Watcher
+from payfirst.store import database, mints, processes, settling, wake
+from payfirst.store.database import Connection, Pool, session
+from payfirst.store.processes import Identity
+from payfirst.store.settling import Claim
+from payfirst.units import uuid7
+
+POOL_SIZE = 10
+HEARTBEAT_S = 1.0
+RESTART_S = 1.0
+STOP_S = 10.0
+
+log = get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The signers of a worker; each purpose has its own."""
+
+    settle: Signer
+    mint: Signer
+
+
+async def work(*, database_url: str, rpc_urls: tuple[str, ...], terms: Terms, keys: Keys, stop: asyncio.Event) -> None:
+    """Work until `stop` is set; then finish what is under way, and give the signers back.
+
+    Raises OperatorError when the database, the endpoint's chain or a signer's purpose is not as configured.
+    """
+    pool = await database.connect(database_url, name="worker", size=POOL_SIZE)
+    try:
+        async with RpcClient(rpc_urls) as rpc:
+            await _demand_chain(rpc, terms)
+            await _Worker(pool, rpc, database_url=database_url, terms=terms, keys=keys).run(stop)
+    finally:
+        await asyncio.wait_for(pool.close(), STOP_S)
+
+
+async def _demand_chain(rpc: RpcClient, terms: Terms) -> None:
+    """Return when the endpoint serves the configured chain; waits while it is away, because that may end."""
+    warned = False
+    while True:
+        try:
+            found = await rpc.chain_id()
+        except RetriedError as error:
+            if not warned:
+                log.warning("rpc_unavailable", message=f"RPC: waiting for an endpoint: {error}")
+            warned = True
+            await asyncio.sleep(RESTART_S)
+            continue
+        if found != terms.chain_id:
+            raise OperatorError(
+                f"the RPC endpoint serves chain {found}, network.name says {terms.chain_id}: correct network.rpc_urls"
+            )
+        return
+
+
+class _Worker:
+    def __init__(self, pool: Pool, rpc: RpcClient, *, database_url: str, terms: Terms, keys: Keys) -> None:
+        self._pool = pool
+        self._database_url = database_url
+        self._network = terms.network
+        now_ms, random_bits = time.time_ns() // 1_000_000, int.from_bytes(os.urandom(10), "big")
+        self._process = Identity(
+            id=uuid7(now_ms=now_ms, random_bits=random_bits),
+            role="worker",
+            network=terms.network,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+        )
+        self._flow_log = FlowLog(get_logger())
+        self._head = HeadWatch(pool, rpc, network=terms.network, poll_s=terms.poll_s)
+        recrediter = Recrediter(pool, rpc, terms=terms)
+        owner = str(self._process.id)
+        self._settle_outbox = Outbox(
+            pool, rpc, terms=terms, signer=keys.settle, purpose="settle", owner=owner, head=self._head,
+            free_claims=self._free_payments,
+        )  # fmt: skip
+        self._mint_outbox = Outbox(
+            pool, rpc, terms=terms, signer=keys.mint, purpose="mint", owner=owner, head=self._head,
+            free_claims=self._free_units,
+        )  # fmt: skip
+        self._settler = Settler(
+            pool, rpc, terms=terms, outbox=self._settle_outbox, head=self._head, flow_log=self._flow_log,
+            recrediter=recrediter,
+        )  # fmt: skip
+        self._minter = Minter(pool, rpc, terms=terms, outbox=self._mint_outbox, head=self._head)
+        self._mint_notifier = wake.Notifier(pool, wake.MINTS)
+        self._confirmer = Confirmer(
+            pool, rpc, terms=terms, head=self._head, flow_log=self._flow_log, on_capacity=self._on_capacity,
+            on_mints=self._on_mints,
+        )  # fmt: skip
+        self._watcher = Watcher(pool, rpc, terms=terms, recrediter=recrediter)
+        self._stopping = False
+
+    async def _free_payments(self, connection: Connection, claim: Claim) -> None:
+        await settling.free_claims(connection, network=self._network, claim=claim)
+
+    async def _free_units(self, connection: Connection, claim: Claim) -> None:
+        await mints.free_claims(connection, network=self._network, claim=claim)
+
+    def _on_capacity(self) -> None:
+        self._settler.wake()
+        self._minter.wake()
+
+    def _on_mints(self) -> None:
+        self._minter.wake()
+        self._mint_notifier.wake()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        await self._started()
+        # What sends is let finish its step; what only looks and records is cancelled after it.
+        sending = {"settle": self._settler.run, "mint": self._minter.run}
+        looking = {
+            "confirm": self._confirmer.run,
+            "watch": self._watcher.run,
+            "head": self._head.run,
+            "settle outbox": self._settle_outbox.tend,
+            "mint outbox": self._mint_outbox.tend,
+            "notify": self._mint_notifier.run,
+            "heartbeat": self._beat,
+            "log": lambda: run_flusher(self._flow_log),
+            "listen": self._listen,
+        }
+        senders = [asyncio.create_task(self._keep(name, task)) for name, task in sending.items()]
+        lookers = [asyncio.create_task(self._keep(name, task)) for name, task in looking.items()]
+        log.info("worker_started", message="Worker started", worker=str(self._process.id), network=self._network)
+        asked = asyncio.create_task(_until(stop))
+        await asyncio.wait([asked, *senders, *lookers], return_when=asyncio.FIRST_COMPLETED)
+        failure = next((t.exception() for t in (*senders, *lookers) if t.done() and not t.cancelled()), None)
+        log.info("worker_stopping", message="Worker stops: finishing what is under way")
+        await self._stop(senders, [*lookers, asked])
+        if failure is not None:
+            raise failure
+
+    async def _started(self) -> None:
+        while True:
+            try:
+                await self._head.start()
+                return
+            except RetriedError as error:
+                log.warning("start_postponed", message=f"Waiting to start: {error}")
+                await asyncio.sleep(RESTART_S)
+
+    async def _keep(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        """Run a task for ever. What it does not handle is logged whole, and it is started again from the rows."""
+        while True:
+            try:
+                await run()
+            except OperatorError:
+                raise
+            except Exception:
+                log.exception("task_failed", message=f"The {name} task failed and is started again", task=name)
+            await asyncio.sleep(RESTART_S)
+
+    async def _stop(self, senders: list[asyncio.Task[None]], lookers: list[asyncio.Task[None]]) -> None:
+        self._stopping = True
+        self._settler.stop()
+        self._minter.stop()
+        await asyncio.wait(senders, timeout=STOP_S)
+        for task in (*senders, *lookers):
+            task.cancel()
+        await asyncio.wait([*senders, *lookers], timeout=STOP_S)
+        self._flow_log.flush()
+        for give_back in (self._settle_outbox.release, self._mint_outbox.release, self._leave):
+            try:
+                await give_back()
+            except StoreUnavailable as error:
+                log.warning("stop_incomplete", message=f"Not given back, its lease will end by itself: {error}")
+        log.info("worker_stopped", message="Worker stopped")
+
+    async def _listen(self) -> None:
+        handlers = {wake.PAYMENTS: self._settler.wake, wake.MINTS: self._minter.wake}
+        await wake.listen(self._database_url, handlers)
+
+    async def _leave(self) -> None:
+        async with session(self._pool, "say that this worker stops") as connection:
+            await processes.leave(connection, self._process)
+
+    async def _beat(self) -> None:
+        while True:
+            try:
+                async with session(self._pool, "say that this worker lives") as connection:
+                    await processes.beat(connection, self._process, stats_json=msgspec.json.encode({}).decode())
+            except StoreUnavailable as error:
+                log.warning("heartbeat_missed", message=f"No heartbeat could be written: {error}")
+            await asyncio.sleep(HEARTBEAT_S)
+
+
+async def _until(stop: asyncio.Event) -> None:
+    await stop.wait()
