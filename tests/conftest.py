@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 from postgres import DEBIAN_POSTGRES_15, Cluster, cluster, temporary_folder
 
-from payfirst.local.postgres import binaries
+from payfirst.local.postgres_host import binaries
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from payfirst.local.postgres import SETTINGS
+from payfirst.local.postgres_host import SETTINGS
 from payfirst.store import migrate
 
 DEBIAN_POSTGRES_15 = Path("/usr/lib/postgresql/15/bin")

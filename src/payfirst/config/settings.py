@@ -1,0 +1,447 @@
+"""Every setting: its type, its default, its meaning, and what it may be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from payfirst.errors import OperatorError
+from payfirst.units import ZERO_ADDRESS, Address, Wei, parse_address, parse_bytes32
+from payfirst.x402.networks import Network, network_from_text
+
+Role = Literal["api", "worker", "tool"]
+
+PREFIX = "PAYFIRST_"
+DEFAULT_FILE = Path("payfirst.toml")
+# Variables with the prefix that are no settings: where the file is, which anvil to run, and the tests' own.
+NOT_SETTINGS = re.compile(r"PAYFIRST_(CONFIG|ANVIL|TEST_.*)")
+KEY_VARIABLES = ("PAYFIRST_SIGNERS__SETTLE_KEY", "PAYFIRST_SIGNERS__MINT_KEY")
+KEY_FILE_BYTES_MAX = 256
+SHOWN_CHARACTERS_MAX = 80
+MAX_FEE_GWEI_MAX = 1_000_000
+REDACTED = "********"
+SECP256K1_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+
+
+# What a value may be: each raises ValueError with words that follow "expected".
+
+
+def _address(text: str) -> str:
+    try:
+        address = parse_address(text)
+    except ValueError:
+        raise ValueError("an address: 0x and 40 hex digits") from None
+    if address == ZERO_ADDRESS:
+        raise ValueError("an address other than the zero address")
+    return text
+
+
+def _address_or_empty(text: str) -> str:
+    return _address(text) if text else text
+
+
+def _gwei(value: object) -> Decimal:
+    expected = f"a number of gwei from 0 to {MAX_FEE_GWEI_MAX}, in whole wei (9 decimals at most), such as 0.001"
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
+        raise ValueError(expected)
+    try:
+        gwei = Decimal(str(value))
+    except InvalidOperation:
+        raise ValueError(expected) from None
+    if not gwei.is_finite() or not 0 <= gwei <= MAX_FEE_GWEI_MAX or (gwei * 10**9) % 1:
+        raise ValueError(expected)
+    return gwei
+
+
+def _is_url(text: str, *schemes: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in schemes and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+
+
+def _database_url(text: str) -> str:
+    # A socket's URL may have no host, so the scheme is all that is demanded.
+    if text and not text.startswith(("postgresql://", "postgres://")):
+        raise ValueError("postgresql://user:password@host:port/database, or nothing for the embedded server")
+    return text
+
+
+def _public_url(text: str) -> str:
+    if text and (not _is_url(text, "http", "https") or urlsplit(text).query or urlsplit(text).fragment):
+        raise ValueError("an http:// or https:// URL without a query, or nothing for http://host:port")
+    return text.rstrip("/")
+
+
+def _rpc_urls(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not value or not all(isinstance(url, str) for url in value):
+        raise ValueError("a list of at least one http:// or https:// URL (separated by commas in a variable)")
+    if not all(_is_url(url, "http", "https") for url in value):
+        raise ValueError("http:// or https:// URLs only")
+    return tuple(value)
+
+
+def _network_name(text: str) -> str:
+    try:
+        network_from_text(text)
+    except ValueError:
+        raise ValueError("an x402 v1 name such as base-sepolia, or CAIP-2 such as eip155:84532") from None
+    return text
+
+
+def _folder(value: object) -> Path:
+    if not isinstance(value, str | Path) or not str(value):
+        raise ValueError("the path of a folder")
+    return Path(value)
+
+
+def _private_key(value: SecretStr) -> SecretStr:
+    try:
+        number = int.from_bytes(parse_bytes32(value.get_secret_value()))
+    except ValueError:
+        number = 0
+    if not 0 < number < SECP256K1_ORDER:
+        raise ValueError("a private key: 0x and 64 hex digits")
+    return value
+
+
+AddressText = Annotated[str, AfterValidator(_address)]
+Gwei = Annotated[Decimal, BeforeValidator(_gwei)]
+PrivateKey = Annotated[SecretStr, AfterValidator(_private_key)]
+
+
+def _whole(default: int, low: int, high: int, meaning: str) -> Any:  # Any, as pydantic's own Field is typed
+    expected = f"a whole number from {low} to {high}"
+    return Field(default, ge=low, le=high, description=meaning, json_schema_extra={"expected": expected})
+
+
+def _text(default: str | None, meaning: str, *, expected: str = "text in quotes", **more: Any) -> Any:
+    return Field(
+        ... if default is None else default,
+        description=meaning,
+        json_schema_extra={"expected": expected},
+        **more,
+    )
+
+
+class Section(BaseModel):
+    """One table of the file. Frozen; a number is never read from a boolean, nor text from a number."""
+
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", validate_default=True, hide_input_in_errors=True
+    )
+
+
+class Database(Section):
+    """Where PostgreSQL is. Left out of the repr because a URL holds a password."""
+
+    url: Annotated[str, AfterValidator(_database_url)] = _text(
+        "", "Empty: the embedded PostgreSQL in data_dir/postgres. DATABASE_URL overrides it.", repr=False
+    )
+
+
+class Server(Section):
+    """The HTTP side."""
+
+    host: str = _text("127.0.0.1", "The address to listen on.", expected="a host name or IP address", min_length=1)
+    port: int = _whole(4021, 1, 65_535, "The port to listen on.")
+    processes: int = _whole(1, 1, 64, "API processes that share the port.")
+    public_url: Annotated[str, AfterValidator(_public_url)] = _text(
+        "", "The URL by which buyers reach this server. Empty: http://host:port."
+    )
+
+    @property
+    def base_url(self) -> str:
+        """`public_url`, or http://host:port; no slash at the end."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.public_url or f"http://{host}:{self.port}"
+
+
+class Chain(Section):
+    """`[network]`: the chain, and how to reach and judge it."""
+
+    name: Annotated[str, AfterValidator(_network_name)] = _text(
+        "base-sepolia", "The x402 v1 name (base-sepolia) or CAIP-2 (eip155:84532)."
+    )
+    rpc_urls: Annotated[tuple[str, ...], BeforeValidator(_rpc_urls)] = Field(
+        default=("http://127.0.0.1:8545",), description="JSON-RPC endpoints, the preferred one first.", repr=False
+    )
+    confirmations: int = _whole(
+        1, 1, 10_000, "Blocks until a transaction is confirmed; 1 is included in the head block."
+    )
+    final_depth: int = _whole(64, 1, 1_000_000, "Blocks until a block counts as final here.")
+    multicall3: AddressText = _text("0xcA11bde05977b3631167028862bE2a173976CA11", "Multicall3's address.")
+    poll_interval_ms: int = _whole(250, 10, 60_000, "Between two looks for a new block.")
+    tx_gas_max: int = _whole(16_777_216, 100_000, 1_000_000_000, "Gas of one transaction at most (EIP-7825).")
+    max_fee_gwei: Gwei = Field(default=Decimal("50.0"), description="The fee per gas is never bid above this.")
+    priority_fee_gwei: Gwei = Field(default=Decimal("0.001"), description="The tip per gas.")
+
+    @field_validator("final_depth")
+    @classmethod
+    def _final_after_confirmed(cls, value: int, info: ValidationInfo) -> int:
+        if value < info.data.get("confirmations", 0):
+            raise ValueError(f"at least network.confirmations ({info.data['confirmations']})")
+        return value
+
+    @field_validator("max_fee_gwei")
+    @classmethod
+    def _some_fee(cls, value: Decimal) -> Decimal:
+        if value == 0:
+            raise ValueError("more than 0 gwei: with no fee nothing is ever mined")
+        return value
+
+    @field_validator("priority_fee_gwei")
+    @classmethod
+    def _tip_within_fee(cls, value: Decimal, info: ValidationInfo) -> Decimal:
+        if value > info.data.get("max_fee_gwei", value):
+            raise ValueError(f"at most network.max_fee_gwei ({info.data['max_fee_gwei']})")
+        return value
+
+    @property
+    def network(self) -> Network:
+        """The chain id and both names of `name`."""
+        return network_from_text(self.name)
+
+    @property
+    def multicall3_bytes(self) -> Address:
+        """Multicall3's address, 20 bytes."""
+        return parse_address(self.multicall3)
+
+    @property
+    def max_fee_wei(self) -> Wei:
+        """`max_fee_gwei` in wei per gas."""
+        return Wei(int(self.max_fee_gwei * 10**9))
+
+    @property
+    def priority_fee_wei(self) -> Wei:
+        """`priority_fee_gwei` in wei per gas."""
+        return Wei(int(self.priority_fee_gwei * 10**9))
+
+
+class AssetSettings(Section):
+    """`[asset]`: what is paid with. `name` and `version` are its EIP-712 domain, and differ between chains."""
+
+    address: AddressText = _text("0x036CbD53842c5426634e7929541eC2318f3dCF7e", "The asset: USDC on Base Sepolia.")
+    name: str = _text("USDC", 'Of its EIP-712 domain: "USDC" on Base Sepolia, "USD Coin" on Base.', min_length=1)
+    version: str = _text("2", "Of its EIP-712 domain.", min_length=1)
+    decimals: int = _whole(6, 0, 36, "Digits after the point of one whole unit.")
+
+    @property
+    def address_bytes(self) -> Address:
+        """The asset's address, 20 bytes."""
+        return parse_address(self.address)
+
+
+class Payments(Section):
+    """What is accepted."""
+
+    pay_to: Annotated[str, AfterValidator(_address_or_empty)] = _text(
+        "", "Where buyers pay to. Required by the API and the workers; it belongs to one payfirst database."
+    )
+    quantity_max: int = _whole(10, 1, 250, "Units that one request may buy.")
+    max_timeout_seconds: int = _whole(900, 1, 604_800, "How long an authorization is asked to be valid.")
+    seconds_left_min: int = _whole(60, 0, 604_800, "An authorization with less left is refused.")
+    queue_depth_max: int = _whole(100_000, 1, 100_000_000, "Unsettled payments; above it the API answers 503.")
+    heartbeat_max_age_s: int = _whole(30, 1, 3_600, "Older news from the workers makes the API answer 503.")
+    drain_rate_floor_per_s: int = _whole(20, 1, 1_000_000, "Payments settled a second, at the least to be expected.")
+
+    @field_validator("seconds_left_min")
+    @classmethod
+    def _less_than_asked(cls, value: int, info: ValidationInfo) -> int:
+        if value >= info.data.get("max_timeout_seconds", value + 1):
+            raise ValueError(f"less than payments.max_timeout_seconds ({info.data['max_timeout_seconds']})")
+        return value
+
+    @property
+    def pay_to_bytes(self) -> Address:
+        """Where buyers pay to, 20 bytes. Raises OperatorError if it is not set (a tool may do without)."""
+        if not self.pay_to:
+            raise OperatorError("payments.pay_to is not set: put the seller's address there")
+        return parse_address(self.pay_to)
+
+
+class Settle(Section):
+    """How payments are sent."""
+
+    mode: Literal["batch", "single"] = _text(
+        "batch",
+        'How payments are sent: "batch" through Multicall3, "single" one transaction each.',
+        expected="batch or single",
+    )
+    batch_max: int = _whole(200, 1, 250, "Payments in one transaction.")
+    unresolved_max: int = _whole(16, 1, 64, "Unresolved transactions of the settle signer.")
+    linger_ms: int = _whole(150, 0, 10_000, "How long a batch that is not full waits for more under load.")
+
+
+class Mint(Section):
+    """How paid units are minted."""
+
+    batch_max: int = _whole(250, 1, 250, "Units in one transaction.")
+    unresolved_max: int = _whole(16, 1, 64, "Unresolved transactions of the mint signer.")
+    gas_per_unit: int = _whole(60_000, 21_000, 10_000_000, "Gas set aside for each unit.")
+
+
+class Signers(Section):
+    """The workers' keys. The two differ, because an account's nonces have one owner."""
+
+    settle_key: PrivateKey = _text(None, "")
+    mint_key: PrivateKey = _text(None, "")
+    settle_key_file: str = _text("", "A file with 0x and 64 hex digits, mode 0600: pays the gas of settling.")
+    mint_key_file: str = _text("", "A file with 0x and 64 hex digits, mode 0600: mints.")
+
+    @field_validator("mint_key")
+    @classmethod
+    def _another_account(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        settle = info.data.get("settle_key")
+        if settle is not None and _key_bytes(settle) == _key_bytes(value):
+            raise ValueError("another key than signers.settle_key: an account's nonces have one owner")
+        return value
+
+    @property
+    def settle_key_bytes(self) -> bytes:
+        """The settle signer's private key, 32 bytes."""
+        return _key_bytes(self.settle_key)
+
+    @property
+    def mint_key_bytes(self) -> bytes:
+        """The mint signer's private key, 32 bytes."""
+        return _key_bytes(self.mint_key)
+
+
+def _key_bytes(key: SecretStr) -> bytes:
+    return parse_bytes32(key.get_secret_value())
+
+
+class Log(Section):
+    """Log lines."""
+
+    format: Literal["auto", "console", "json"] = _text(
+        "auto", '"auto" is console, on a terminal and when piped; "json" is one object a line.',
+        expected="auto, console or json",
+    )  # fmt: skip
+    level: Literal["debug", "info", "warning", "error"] = _text(
+        "info", "The least level that is written.", expected="debug, info, warning or error"
+    )
+
+
+class Config(BaseSettings):
+    """Everything that can be set, checked and frozen. Made by `load` only."""
+
+    model_config = SettingsConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
+
+    data_dir: Annotated[Path, BeforeValidator(_folder)] = Field(
+        default=Path("payfirst-data"), description="Where payfirst keeps its files. Relative to the working directory."
+    )
+    database: Database = Database()
+    server: Server = Server()
+    network: Chain = Chain()
+    asset: AssetSettings = AssetSettings()
+    payments: Payments = Payments()
+    settle: Settle = Settle()
+    mint: Mint = Mint()
+    signers: Signers | None = None
+    log: Log = Log()
+
+    _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `load` gathered: it has to name where each value came from, and refuse unknown names."""
+        return (init_settings,)
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """Where each setting came from: `default`, `<file>:<key>` or `environment: <variable>`."""
+        return MappingProxyType(self._sources)
+
+    def worker_signers(self) -> Signers:
+        """The keys. Raises OperatorError in a process that was not loaded as a worker."""
+        if self.signers is None:
+            raise OperatorError("only a worker holds keys: load the configuration with role worker")
+        return self.signers
+
+    def describe(self) -> list[tuple[str, str, str]]:
+        """Every setting in the order of the file: its name, its value with secrets redacted, its source."""
+        rows = []
+        for setting in SETTINGS:
+            section, _, key = setting.rpartition(".")
+            holder = getattr(self, section) if section else self
+            if holder is not None:
+                rows.append((setting, display(setting, getattr(holder, key)), self._sources.get(setting, "default")))
+        return rows
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "database": Database,
+    "server": Server,
+    "network": Chain,
+    "asset": AssetSettings,
+    "payments": Payments,
+    "settle": Settle,
+    "mint": Mint,
+    "signers": Signers,
+    "log": Log,
+}
+SETTINGS: dict[str, FieldInfo] = {"data_dir": Config.model_fields["data_dir"]} | {
+    f"{section}.{key}": info for section, model in SECTIONS.items() for key, info in model.model_fields.items()
+}
+VARIABLES = {PREFIX + setting.upper().replace(".", "__"): setting for setting in SETTINGS}
+KEYS = {VARIABLES[variable]: variable for variable in KEY_VARIABLES}
+
+
+def display(setting: str, value: object) -> str:
+    """A value for people, on one line, with secrets redacted: keys, and what a URL may hold of them."""
+    if setting in KEYS:
+        return REDACTED
+    if isinstance(value, dict):
+        return "a table"
+    items = [str(item) for item in value] if isinstance(value, list | tuple) else [str(value)]
+    if setting in ("database.url", "network.rpc_urls"):
+        items = [_redacted_url(item, path_is_public=setting == "database.url") for item in items]
+    # A key in the wrong place, or with a digit lost, is still a key; an address has 40 digits.
+    text = re.sub(r"[0-9a-fA-F]{41,}", REDACTED, ", ".join(items))
+    text = text if text.isprintable() else repr(text)
+    return (text if len(text) <= SHOWN_CHARACTERS_MAX else text[:SHOWN_CHARACTERS_MAX] + "…") or '""'
+
+
+def _redacted_url(text: str, *, path_is_public: bool) -> str:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return REDACTED
+    rest = text.partition("//")[2].partition("/")[2]
+    if not parts.scheme or not parts.netloc or "@" in rest or parts.fragment:
+        # What cannot be taken apart for certain is not shown (a password may hold a slash).
+        return REDACTED if text else ""
+    user, at, host = parts.netloc.rpartition("@")
+    shown = f"{parts.scheme}://" + (f"{user.partition(':')[0]}:{REDACTED}{at}" if at else "") + host
+    # An RPC provider's key is usually the path.
+    shown += parts.path if path_is_public or parts.path in ("", "/") else f"/{REDACTED}"
+    return shown + (f"?{REDACTED}" if parts.query else "")
