@@ -37,6 +37,7 @@ from payfirst.local.postgres_host import (
     account_for,
     binaries,
     check_reach,
+    configuration,
     environment,
     free_port,
     is_postmaster,
