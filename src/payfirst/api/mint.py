@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import binascii
 import os
 import time
 import uuid
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
-from starlette.types import Receive
+from starlette.types import Receive, Scope, Send
 
 from payfirst.api import problems
 from payfirst.api.documents import AcceptedDocument, payment_document
@@ -26,10 +25,10 @@ from payfirst.api.problems import (
     MalformedRequest,
     MoreThanOnePayment,
     TokenPathUnknown,
+    send_answer,
 )
 from payfirst.api.runtime import Runtime, Service
-from payfirst.config import Config
-from payfirst.errors import PayerError, StoreUnavailable
+from payfirst.errors import OperatorError, PayerError, StoreUnavailable
 from payfirst.lifecycle import PaymentStatus
 from payfirst.pipeline.accept import Accepted, OutcomeUnknown
 from payfirst.pipeline.admission import NotNow
@@ -63,13 +62,16 @@ ID_RANDOM_BYTES = 10
 IDS_DRAWN_AT_ONCE = 256
 
 NO_PAYMENT = "payment_required"
-PAY_BY_HEADER = "Sign one of the offers in accepts and send this request again with it in X-PAYMENT or PAYMENT-SIGNATURE."
+PAY_BY_HEADER = (
+    "Sign one of the offers in accepts and send this request again with it in X-PAYMENT or PAYMENT-SIGNATURE."
+)
 NOT_IN_BODY = "A payment in the body is not read (X402 only): send it in the header X-PAYMENT or PAYMENT-SIGNATURE."
 SEND_AGAIN = "It is not known yet whether this payment was stored. Send this same header again, do not sign a new one."
 
 PaymentHeader = tuple[Literal[1, 2], bytes]
 
-_VERSIONS: dict[bytes, Literal[1, 2]] = {name.lower().encode(): version for version, name in HEADER_NAMES.items()}  # type: ignore[misc]  # the keys of HEADER_NAMES are 1 and 2
+# HEADER_NAMES as ASGI spells header names.
+_VERSIONS: dict[bytes, Literal[1, 2]] = {b"x-payment": 1, b"payment-signature": 2}
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -103,6 +105,18 @@ class Wanted:
     payment_in_body: bool
 
 
+class Offer(Answer):
+    """The 402 to a request that carries no payment yet."""
+
+
+class NewlyAccepted(Answer):
+    """The 202 of a payment that this request put into the queue."""
+
+
+class ClientGone(Exception):
+    """The client hung up before its request was read."""
+
+
 class QuantityNotSold(MalformedRequest):
     """More units than the seller sells at once."""
 
@@ -122,19 +136,37 @@ class MintRoute:
         self._status_url = f"{self._base_url}/api/payment/"
         self._offers: dict[tuple[Address, AtomicAmount, int], PaymentRequirements] = {}
         self._ids = PaymentIds()
+        self._demand_that_offers_can_be_made()
 
-    async def answer(self, path: str, headers: Iterable[tuple[bytes, bytes]], receive: Receive) -> Answer:
-        """The answer to a POST. Never raises for what a client sends."""
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request of any method, and count it."""
+        started = time.perf_counter()
+        try:
+            answer = await self._answer(scope, receive)
+        except ClientGone:
+            return
+        await send_answer(send, answer)
+        measured = self._runtime.measured
+        match answer:
+            case NewlyAccepted():
+                measured.accept.record(time.perf_counter() - started)
+            case Offer():
+                measured.offered += 1
+            case Answer(status=status) if status >= 400:
+                measured.refused[str(status)] += 1
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+        """The answer; nothing that a client sends makes it raise anything but ClientGone."""
+        if scope["method"] != "POST":
+            return problems.method_not_allowed(scope["method"], "POST")
         payment: PaymentHeader | None = None
         try:
-            payment, length = _read_headers(headers)
-            token = _token_in_path(path)
+            payment, length = _read_headers(scope["headers"])
+            token = _token_in_path(scope["path"])
             wanted = _wanted(token, await _read_body(receive, length))
-            if payment is None:
-                return self._offer(wanted)
-            return await self._take(wanted, payment)
+            return self._offer(wanted) if payment is None else await self._take(wanted, payment)
         except StoreUnavailable as error:
-            return _not_known() if payment is not None else problems.refusal(error)
+            return problems.refusal(error) if payment is None else _not_known()
         except (PayerError, NotNow) as error:
             return problems.refusal(error)
 
@@ -144,11 +176,11 @@ class MintRoute:
         token = admission.token(wanted.token)
         self._demand_sold_at_once(wanted.quantity)
         admission.admit(token, wanted.quantity)
-        self._runtime.measured.offered += 1
         requirements = self._requirements(token, wanted.quantity)
-        return _payment_required(
+        answer = _payment_required(
             requirements, error=NO_PAYMENT, detail=NOT_IN_BODY if wanted.payment_in_body else PAY_BY_HEADER
         )
+        return Offer(answer.status, answer.headers, answer.body)
 
     async def _take(self, wanted: Wanted, header: PaymentHeader) -> Answer:
         """202 for a payment that is new and good; what became of it, for one that was accepted before."""
@@ -171,7 +203,16 @@ class MintRoute:
         if not accepted.created:
             return await self._accepted_before(accepted, wanted.quantity)
         service.admission.took(wanted.token, wanted.quantity)
-        return self._accepted(accepted.id, wanted.quantity)
+        self._runtime.measured.accepted += 1
+        self._runtime.flow.payment_queued(
+            payment_id=accepted.id,
+            quantity=payment.quantity,
+            payer=payment.payer,
+            amount=payment.amount,
+            token=payment.token,
+        )
+        first = self._accepted(accepted.id, wanted.quantity)
+        return NewlyAccepted(first.status, first.headers, first.body)
 
     def _new_payment(self, wanted: Wanted, payload: PaymentPayload) -> NewPayment:
         authorization = payload.authorization
@@ -220,7 +261,7 @@ class MintRoute:
         """The first answer again while the payment is under way, and how it ended afterwards."""
         self._runtime.measured.replayed += 1
         if stored.status in (PaymentStatus.PENDING, PaymentStatus.SENT):
-            return self._accepted_answer(stored.id, quantity)
+            return self._accepted(stored.id, quantity)
         async with self._runtime.reading("show an earlier payment") as connection:
             shown = await payments.show(connection, stored.id)
         if shown is None:
@@ -228,12 +269,18 @@ class MintRoute:
         return Answer(200, (JSON, NO_STORE), _ENCODER.encode(payment_document(shown)))
 
     def _accepted(self, payment_id: uuid.UUID, quantity: int) -> Answer:
-        raise NotImplementedError
-
-    def _accepted_answer(self, payment_id: uuid.UUID, quantity: int) -> Answer:
         url = f"{self._status_url}{payment_id}"
         body = _ENCODER.encode(AcceptedDocument(str(payment_id), quantity, "payment_pending", url))
         return Answer(202, (JSON, NO_STORE, (b"location", url.encode())), body)
+
+    def _demand_that_offers_can_be_made(self) -> None:
+        """Found when the process starts, not by the first buyer. Raises OperatorError."""
+        try:
+            payment_required(self._requirements_for(ZERO_ADDRESS, AtomicAmount(1), "1 unit"), error=NO_PAYMENT)
+        except ValueError as error:
+            raise OperatorError(
+                f"The settings server.public_url and asset.name cannot be put into an offer: {error}"
+            ) from error
 
     def _demand_sold_at_once(self, quantity: int) -> None:
         if quantity > self._quantity_max:
@@ -245,13 +292,135 @@ class MintRoute:
         if known is None:
             if len(self._offers) >= OFFERS_KEPT_MAX:
                 self._offers.clear()  # prices that changed thousands of times: begin again
-            address = checksum_address(token.address)
-            known = self._offers[key] = PaymentRequirements(
-                asset=self._asset,
-                pay_to=self._pay_to,
-                amount=AtomicAmount(token.price * quantity),
-                max_timeout_s=self._max_timeout_s,
-                resource=f"{self._base_url}{PREFIX}{address}",
-                description=f"{quantity} × {token.symbol or address}, minted once the payment is confirmed",
+            unit = token.symbol or checksum_address(token.address)
+            known = self._offers[key] = self._requirements_for(
+                token.address,
+                AtomicAmount(token.price * quantity),
+                f"{quantity} × {unit}, minted once the payment is confirmed",
             )
         return known
+
+    def _requirements_for(self, token: Address, amount: AtomicAmount, description: str) -> PaymentRequirements:
+        return PaymentRequirements(
+            asset=self._asset,
+            pay_to=self._pay_to,
+            amount=amount,
+            max_timeout_s=self._max_timeout_s,
+            resource=f"{self._base_url}{PREFIX}{checksum_address(token)}",
+            description=description,
+        )
+
+
+class PaymentIds:
+    """Version 7 UUIDs; randomness is drawn for many at once, because each draw is a system call."""
+
+    def __init__(self) -> None:
+        self._drawn = b""
+        self._at = 0
+
+    def draw(self) -> uuid.UUID:
+        """A new id of this millisecond."""
+        if self._at >= len(self._drawn):
+            self._drawn, self._at = os.urandom(ID_RANDOM_BYTES * IDS_DRAWN_AT_ONCE), 0
+        random_bits = int.from_bytes(self._drawn[self._at : self._at + ID_RANDOM_BYTES])
+        self._at += ID_RANDOM_BYTES
+        return uuid7(now_ms=time.time_ns() // 1_000_000, random_bits=random_bits)
+
+
+def _read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[PaymentHeader | None, int]:
+    """The payment header, if there is one, and the body's announced length (0 if it is not announced)."""
+    payment: PaymentHeader | None = None
+    length = 0
+    for name, value in headers:
+        version = _VERSIONS.get(name)
+        if version is not None:
+            if payment is not None:
+                raise MoreThanOnePayment("Send one payment header, X-PAYMENT or PAYMENT-SIGNATURE, and send it once.")
+            if len(value) > HEADER_BYTES_MAX:
+                raise HeaderTooLarge(
+                    f"{HEADER_NAMES[version]} has {len(value)} bytes; at most {HEADER_BYTES_MAX} are read."
+                )
+            payment = (version, value)
+        elif name == b"content-length" and value.isdigit():
+            # More digits than any length has say the same as a length that is too large.
+            length = int(value[:20])
+    return payment, length
+
+
+def _token_in_path(path: str) -> Address:
+    try:
+        return parse_address(path[len(PREFIX) :])
+    except ValueError:
+        raise TokenPathUnknown(
+            "No such token: the path ends in a token's address. GET /api/tokens lists them."
+        ) from None
+
+
+async def _read_body(receive: Receive, length: int) -> bytes:
+    """The body; not read at all when it is announced to be too large, and not further once it is."""
+    if length > BODY_BYTES_MAX:
+        raise BodyTooLarge(f"The body may have {BODY_BYTES_MAX} bytes.")
+    body = b""
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                chunk: bytes = message.get("body", b"")
+                body += chunk
+                if len(body) > BODY_BYTES_MAX:
+                    raise BodyTooLarge(f"The body may have {BODY_BYTES_MAX} bytes.")
+                if not message.get("more_body", False):
+                    return body
+    except TimeoutError:
+        raise BodyTooSlow(f"The body did not arrive within {BODY_TIMEOUT_S:.0f} s. Send the request again.") from None
+
+
+def _wanted(token: Address, body: bytes) -> Wanted:
+    """What the body asks for."""
+    if not body:
+        raise MalformedRequest('The body is missing: send JSON such as {"quantity": 1}.')
+    try:
+        wanted = _BODY.decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise MalformedRequest(f'The body is not JSON such as {{"quantity": 1}}: {reason}.') from error
+    if not 1 <= wanted.quantity <= QUANTITY_MAX:
+        raise MalformedRequest(f"quantity is a whole number from 1 to {QUANTITY_MAX}.")
+    recipient = None if wanted.recipient is None else _recipient(wanted.recipient, token)
+    return Wanted(token, wanted.quantity, recipient, payment_in_body=wanted.has_payment)
+
+
+def _recipient(text: str, token: Address) -> Address:
+    try:
+        recipient = parse_address(text)
+    except ValueError as error:
+        raise MalformedRequest(f"recipient is {error}.") from None
+    if recipient == ZERO_ADDRESS:
+        raise MalformedRequest("recipient is the zero address: leave it out to mint to the payer.")
+    if recipient == token:
+        raise MalformedRequest("recipient is the token itself, where nobody could use what is minted.")
+    return recipient
+
+
+async def _store(service: Service, payment: NewPayment) -> Accepted:
+    """Raises AuthorizationReused, and OutcomeUnknown.
+
+    That also when too many wait: an earlier request with this authorization may have been stored.
+    """
+    try:
+        async with asyncio.timeout(ACCEPT_TIMEOUT_S):
+            return await service.acceptor.accept(payment)
+    except (TimeoutError, NotNow) as error:
+        raise OutcomeUnknown("the payment was not stored in time") from error
+
+
+def _payment_required(requirements: PaymentRequirements, *, error: str, detail: str) -> Answer:
+    offer = payment_required(requirements, error=error, detail=detail)
+    return Answer(402, (JSON, NO_STORE, (b"payment-required", offer.header.encode())), offer.body)
+
+
+def _not_known() -> Answer:
+    again = problems.retry_after(problems.RETRY_AFTER_STORE_S)
+    return problems.problem(503, "outcome_unknown", SEND_AGAIN, headers=[again])

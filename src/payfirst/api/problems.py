@@ -160,6 +160,14 @@ def refusal(error: PayerError | RetriedError) -> Answer:
             return problem(503, "not_now", str(error), headers=[retry_after(RETRY_AFTER_STORE_S)])
 
 
+def method_not_allowed(method: str, allowed: str) -> Answer:
+    """405 with `Allow`; for OPTIONS 204, which says the same."""
+    allow = (b"allow", f"{allowed}, OPTIONS".encode())
+    if method == "OPTIONS":
+        return Answer(204, (allow,), b"")
+    return problem(405, "method_not_allowed", f"Use {allowed} here.", headers=[allow])
+
+
 def internal_error() -> Answer:
     """A fault of the program: what happened stands in the log, not in the answer."""
     detail = "This request failed here. If it carried a payment, send the same header again: it pays at most once."
@@ -168,6 +176,8 @@ def internal_error() -> Answer:
 
 async def send_answer(send: Send, answer: Answer) -> None:
     """Send it, start and body."""
-    headers = [*answer.headers, (b"content-length", str(len(answer.body)).encode())]
+    headers = list(answer.headers)
+    if answer.status != 204:  # RFC 9110: no content, and no length of it
+        headers.append((b"content-length", str(len(answer.body)).encode()))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body})

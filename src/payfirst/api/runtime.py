@@ -177,7 +177,8 @@ class Runtime:
                 if str(error) != said:  # once, not each second
                     said = str(error)
                     self.log.warning("database_away", message=f"Nothing is accepted yet: {said}")
-            tried.set()
+            finally:
+                tried.set()
             if self._service is None:
                 await asyncio.sleep(OPEN_RETRY_S)
         service = self._service
@@ -221,7 +222,9 @@ class Runtime:
                 await run()
                 return
             except Exception:
-                self.log.exception("task_failed", message=f"A background task failed and is restarted: {name}", task=name)
+                self.log.exception(
+                    "task_failed", message=f"A background task failed and is restarted: {name}", task=name
+                )
             await asyncio.sleep(RESTART_S)
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 import payfirst
-from payfirst.cli import db, demo, serve, tokens, up, work
+from payfirst.cli import db, tokens
+from payfirst.cli.settings import ConfigOption
 from payfirst.errors import PayfirstError
+
+WORKERS_MAX = 32
 
 app = typer.Typer(
     name="payfirst",
@@ -18,12 +22,49 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(up.up)
-app.command()(serve.serve)
-app.command()(work.work)
-app.command()(demo.demo)
 app.add_typer(db.app, name="db")
 app.add_typer(tokens.app, name="tokens")
+
+# Each command imports what it needs when it runs: the API's processes have no use for the signers' libraries.
+
+
+@app.command()
+def up(
+    config: ConfigOption = None,
+    workers: Annotated[int, typer.Option(help="Worker processes.", min=1, max=WORKERS_MAX)] = 1,
+) -> None:
+    """Run the API and the workers until stopped; the embedded database too, if no other is configured."""
+    from payfirst.cli.up import up as run
+
+    run(config, workers=workers)
+
+
+@app.command()
+def serve(config: ConfigOption = None) -> None:
+    """Run the API: the process that faces the internet and holds no key."""
+    from payfirst.cli.serve import serve as run
+
+    run(config)
+
+
+@app.command()
+def work(config: ConfigOption = None) -> None:
+    """Run one worker: it settles, confirms and mints, and holds the keys."""
+    from payfirst.cli.work import work as run
+
+    run(config)
+
+
+@app.command()
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="Stop at the end; exit 0 only if everything adds up.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object on the last line.")] = False,
+    port: Annotated[int | None, typer.Option(help="The API's port, if 4021 will not do.")] = None,
+) -> None:
+    """Show the whole flow on this machine: embedded PostgreSQL, a local chain, real payments, minted tokens."""
+    from payfirst.cli.demo import demo as run
+
+    run(once=once, as_json=as_json, port=port)
 
 
 @app.command()

@@ -20,6 +20,7 @@ from granian.server import MPServer
 from starlette.types import ASGIApp
 
 from payfirst.api.app import create_app, keep_collections_short
+from payfirst.cli import settings
 from payfirst.config import Config, load
 from payfirst.errors import OperatorError
 from payfirst.ops import log
@@ -33,6 +34,15 @@ HEAD_TIMEOUT_MS = 10_000
 STOP_TIMEOUT_S = 17
 
 _PR_SET_PDEATHSIG = 1
+
+
+def serve(config: Path | None) -> None:
+    """Serve until stopped by SIGTERM or Ctrl-C."""
+    loaded = load(config, role="api")
+    log.configure(loaded.log.format, loaded.log.level)
+    with settings.database(loaded) as url:
+        settings.demand_current_schema(url)
+        run_api(loaded, database_url=url, config_path=config)
 
 
 def run_api(config: Config, *, database_url: str, config_path: Path | None = None) -> None:

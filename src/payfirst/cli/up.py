@@ -5,26 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from typing import Annotated
-
-import typer
+from pathlib import Path
 
 from payfirst import config as configuration
 from payfirst.cli import settings
-from payfirst.cli.settings import ConfigOption
 from payfirst.local import children
 from payfirst.local.postgres import redacted
 from payfirst.ops import log
 from payfirst.store import migrate
 
-WORKERS_MAX = 32
 
-
-def up(
-    config: ConfigOption = None,
-    workers: Annotated[int, typer.Option(help="Worker processes.", min=1, max=WORKERS_MAX)] = 1,
-) -> None:
-    """Run the API and the workers until stopped; the embedded database too, if no other is configured."""
+def up(config: Path | None, *, workers: int) -> None:
+    """Run until stopped by SIGTERM or Ctrl-C."""
     loaded = configuration.load(config, role="worker")
     log.configure(loaded.log.format, loaded.log.level)
     with settings.database(loaded) as url:
@@ -36,7 +28,7 @@ def up(
         asyncio.run(_up(config, url, workers))
 
 
-async def _up(config: ConfigOption, url: str, workers: int) -> None:
+async def _up(config: Path | None, url: str, workers: int) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGTERM, signal.SIGINT):

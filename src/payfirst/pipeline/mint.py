@@ -125,7 +125,7 @@ class Minter:
                 to=token, data=data, sender=self._outbox.address, gas=self._gas_limit(data, units), at="latest"
             )
         except RpcRefused as refused:
-            return revert_reason(refused.data) if refused.data else RevertReason(name=refused.message, args="")
+            return revert_reason(refused.data) if refused.data else RevertReason("", refused.message)
         return None
 
     def _gas_limit(self, data: bytes, units: Sequence[ClaimedMint]) -> Gas:

@@ -107,7 +107,7 @@ def _refuse(
     plan: SettlementPlan, payment: ClaimedPayment, item: PreflightItem, balance_at_start: int, preflight: Preflight
 ) -> None:
     reason = revert_reason(item.revert_data)
-    if reason.name in _PAUSED or str(reason).startswith(_PAUSED):
+    if reason.name in _PAUSED or reason.text.startswith(_PAUSED):
         plan.asset_paused = True
         plan.postponed.append(Postponed(payment.id, ASSET_PAUSED_S, reason="the asset is paused"))
         return
@@ -141,8 +141,7 @@ def suspect_or_fail(plan: SettlementPlan, payment: ClaimedPayment, *, code: str,
 
 
 def _fault(reason: RevertReason) -> str | None:
-    said = str(reason)
-    return next((code for start, code in _FAULTS if reason.name == start or said.startswith(start)), None)
+    return next((code for start, code in _FAULTS if reason.name == start or reason.text.startswith(start)), None)
 
 
 def allot(sendable: Sequence[Sendable], supply: Mapping[Address, Supply]) -> SettlementPlan:

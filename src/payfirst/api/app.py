@@ -1,0 +1,151 @@
+"""The ASGI application: the mint route bare in front, Starlette behind it, and the lifespan of both."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from payfirst.api import health, mint, payments, problems, tokens
+from payfirst.api.mint import MintRoute
+from payfirst.api.respond import response
+from payfirst.api.runtime import Runtime
+from payfirst.config import Config
+from payfirst.errors import PayerError, RetriedError
+from payfirst.x402.eip712 import Asset
+
+# Collections of the youngest objects then happen each few hundred requests, not each dozen.
+GC_THRESHOLDS = (10_000, 20, 50)
+
+
+def create_app(config: Config, *, after_start: Callable[[], object] = lambda: None) -> ASGIApp:
+    """The application of one process. It starts with its lifespan; `after_start` is called once it has.
+
+    Raises OperatorError when the configured names cannot be put into an offer.
+    """
+    runtime = Runtime(config)
+    asset = Asset(
+        network=config.network.network,
+        address=config.asset.address_bytes,
+        name=config.asset.name,
+        version=config.asset.version,
+        decimals=config.asset.decimals,
+    )
+    return Front(runtime, MintRoute(runtime, asset), _other_routes(runtime), after_start)
+
+
+def keep_collections_short() -> None:
+    """Take what start-up made out of garbage collection's sight, and collect less often.
+
+    A full collection walks every tracked object: with all modules loaded that is tens of milliseconds in which the
+    event loop serves nobody. What start-up made lives as long as the process, so it need not be walked again.
+    For a process of its own only: garbage that is frozen stays.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+
+
+class Front:
+    """Sends each request to its route. Whatever fails below is logged here, and answered without internals."""
+
+    def __init__(
+        self, runtime: Runtime, mint_route: MintRoute, others: ASGIApp, after_start: Callable[[], object]
+    ) -> None:
+        self._runtime = runtime
+        self._mint = mint_route
+        self._others = others
+        self._after_start = after_start
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI 3: http and lifespan."""
+        if scope["type"] == "http":
+            await self._serve(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        runtime = self._runtime
+        is_answered = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal is_answered
+            is_answered = True
+            await send(message)
+
+        runtime.enter()
+        try:
+            if scope["path"].startswith(mint.PREFIX):
+                await self._mint.handle(scope, receive, watched_send)
+            else:
+                await self._others(scope, receive, watched_send)
+        except Exception as error:
+            runtime.log.exception(
+                "request_failed",
+                message=f"A request failed: {type(error).__name__}",
+                method=scope["method"],
+                path=scope["path"],
+            )
+            if not is_answered:
+                await problems.send_answer(send, problems.internal_error())
+        finally:
+            runtime.leave()
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                try:
+                    await self._runtime.start()
+                    self._after_start()
+                except Exception as error:
+                    # Said in so many words: a server may take silence for an application without a lifespan.
+                    self._runtime.log.exception("start_failed", message="The API could not start")
+                    await send({"type": "lifespan.startup.failed", "message": str(error)})
+                    return
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                await self._runtime.stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+
+def _other_routes(runtime: Runtime) -> ASGIApp:
+    # The handlers are coroutines because Starlette runs plain functions in threads.
+    app = Starlette(
+        routes=[*payments.routes(runtime), *tokens.routes(runtime), *health.routes(runtime)],
+        exception_handlers={
+            HTTPException: _http_error,
+            PayerError: _refused,
+            RetriedError: _refused,
+            Exception: _failed,  # Starlette raises it again, and Front logs it
+        },
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Starlette's own refusals: an unknown path, or a method that a path does not have."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for that class
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "GET")
+        methods = ", ".join(sorted(method.strip() for method in allowed.split(",")))
+        return response(problems.method_not_allowed(request.method, methods))
+    if error.status_code == 404:
+        return response(problems.problem(404, "not_found", "There is nothing at this path."))
+    return response(problems.problem(error.status_code, "invalid_request", error.detail))
+
+
+async def _refused(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, PayerError | RetriedError)  # noqa: S101 - it is registered for those classes
+    return response(problems.refusal(error))
+
+
+async def _failed(_request: Request, _error: Exception) -> Response:
+    return response(problems.internal_error())

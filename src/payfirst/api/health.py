@@ -1,0 +1,88 @@
+"""`/health`: this process lives. `/ready`: a payment could be accepted now."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from payfirst import __version__
+from payfirst.api import problems
+from payfirst.api.respond import document, response
+from payfirst.api.runtime import Runtime
+from payfirst.errors import PayerError
+from payfirst.pipeline.admission import Admission, Limits, NotNow
+
+SNAPSHOT_AGE_S_MAX = 1.0
+RETRY_AFTER_S = 5
+
+
+class HealthDocument(msgspec.Struct):
+    """`status` is always ok: a process that is not does not answer."""
+
+    status: str
+    version: str
+
+
+class ReadyDocument(msgspec.Struct):
+    """What a 200 of `/ready` says."""
+
+    status: str
+
+
+def routes(runtime: Runtime) -> list[Route]:
+    """Both checks."""
+
+    async def health(_request: Request) -> Response:
+        return document(HealthDocument("ok", __version__))
+
+    async def ready(_request: Request) -> Response:
+        try:
+            reasons = reasons_not_ready(runtime.service.admission, runtime.limits)
+        except NotNow as starting:
+            reasons = [str(starting)]
+        if not reasons:
+            return document(ReadyDocument("ready"))
+        return response(
+            problems.problem(
+                503,
+                "not_ready",
+                "No payment could be accepted now; reasons says why.",
+                headers=[problems.retry_after(RETRY_AFTER_S)],
+                reasons=reasons,
+            )
+        )
+
+    return [Route("/health", health), Route("/ready", ready)]
+
+
+def reasons_not_ready(admission: Admission, limits: Limits) -> list[str]:
+    """Everything that keeps a payment from being accepted; empty when one could be."""
+    reasons = []
+    age_s, snapshot = admission.age_s, admission.snapshot
+    if age_s > SNAPSHOT_AGE_S_MAX:
+        reasons.append(f"The database has not answered for {age_s:.1f} s.")
+    workers = snapshot.workers
+    if workers is None or workers.worker_age_s is None:
+        reasons.append("No worker has reported yet.")
+    elif workers.worker_age_s + age_s > limits.heartbeat_age_s_max:
+        reasons.append(f"No worker has reported for {workers.worker_age_s + age_s:.0f} s.")
+    if workers is not None and workers.head_age_s + age_s > limits.heartbeat_age_s_max:
+        reasons.append(f"The chain has not been seen for {workers.head_age_s + age_s:.0f} s.")
+    if not any(token.active and token.max_mint_count is not None for token in snapshot.tokens.values()):
+        reasons.append("No active token has been read from the chain.")
+    return reasons or _reasons_of_tokens(admission)
+
+
+def _reasons_of_tokens(admission: Admission) -> list[str]:
+    """Why not one unit of any token is sold; empty when one is."""
+    reasons = []
+    for token in admission.snapshot.tokens.values():
+        try:
+            admission.admit(token, 1)
+        except (PayerError, NotNow) as refusal:
+            reasons.append(str(refusal))
+        else:
+            return []
+    return list(dict.fromkeys(reasons))

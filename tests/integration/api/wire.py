@@ -1,0 +1,75 @@
+"""A wire to the database that a test can cut, and mend."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+
+class Wire:
+    """Forwards TCP connections while it is whole; a cut one ends them and refuses new ones."""
+
+    def __init__(self, database_url: str) -> None:
+        parts = urlsplit(database_url)
+        self._target = (parts.hostname, parts.port)
+        self._rest = (parts.username, parts.path)
+        self._server: asyncio.Server | None = None
+        self._port = 0
+        self._carrying: set[asyncio.Task[None]] = set()
+
+    @property
+    def url(self) -> str:
+        """The database's URL by way of this wire."""
+        user, path = self._rest
+        return f"postgresql://{user}@127.0.0.1:{self._port}{path}?sslmode=disable"
+
+    async def mend(self) -> None:
+        """Take connections, at the same port as before."""
+        self._server = await asyncio.start_server(self._carry, "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        """End all connections and take no more."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for task in self._carrying:
+            task.cancel()
+        await asyncio.gather(*self._carrying, return_exceptions=True)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._carrying.add(task)
+        far_reader, far_writer = await asyncio.open_connection(*self._target)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_copy(reader, far_writer))
+                group.create_task(_copy(far_reader, writer))
+        except asyncio.CancelledError:
+            pass  # cut: the server must not log it as a failure of its handler
+        finally:
+            self._carrying.discard(task)
+            for end in (writer, far_writer):
+                end.transport.abort()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(65_536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+@contextlib.asynccontextmanager
+async def wire_to(database_url: str) -> AsyncIterator[Wire]:
+    """A whole wire, cut for good at the end."""
+    wire = Wire(database_url)
+    await wire.mend()
+    try:
+        yield wire
+    finally:
+        await wire.cut()
