@@ -103,6 +103,7 @@ class Front:
                 try:
                     await self._runtime.start()
                     self._after_start()
+                    self._runtime.monitor.start()  # what start-up holds up holds up nobody
                 except Exception as error:
                     # Said in so many words: a server may take silence for an application without a lifespan.
                     self._runtime.log.exception("start_failed", message="The API could not start")

@@ -117,7 +117,6 @@ class Runtime:
         self._supervise("open the database", lambda: self._open(tried))
         self._supervise("count log lines", lambda: run_flusher(self.flow))
         await tried.wait()
-        self.monitor.start()
 
     async def stop(self) -> None:
         """Let the requests in flight end, stop the tasks, leave `processes`, close the connections."""

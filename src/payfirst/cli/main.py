@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 import payfirst
 from payfirst.cli import db, tokens
@@ -78,5 +79,6 @@ def main() -> None:
     try:
         app()
     except PayfirstError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]payfirst:[/] {error}", markup=True)
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console.print(f"[bold red]payfirst:[/] {escape(str(error))}")
         sys.exit(2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from payfirst.store.database import Connection
 from payfirst.store.rows import address_of
@@ -167,5 +168,5 @@ async def hold(connection: Connection, network: str, address: Address, *, reason
     await connection.execute(HOLD_TOKEN, network, hex_text(address), reason)
 
 
-def _whole(value: object) -> int | None:
-    return None if value is None else int(str(value))
+def _whole(value: Decimal | None) -> int | None:
+    return None if value is None else int(value)

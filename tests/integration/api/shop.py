@@ -184,7 +184,10 @@ async def lifespan(app: ASGIApp) -> AsyncIterator[None]:
             message = await from_app.get()
         assert message["type"] == expected, message
 
-    task = asyncio.create_task(app({"type": "lifespan"}, to_app.get, from_app.put))  # type: ignore[arg-type]  # an Awaitable is a coroutine here
+    async def live() -> None:
+        await app({"type": "lifespan"}, to_app.get, from_app.put)
+
+    task = asyncio.create_task(live())
     await demand("lifespan.startup", "lifespan.startup.complete")
     try:
         yield

@@ -15,7 +15,7 @@ from payfirst.store.database import Pool
 from payfirst.units import Address, AtomicAmount, UnixTime, checksum_address, hex_text
 from payfirst.x402.payload import HEADER_BYTES_MAX
 
-from .shop import MINT_PATH, PRICE, TOKEN, Buyer, Shop, configure, open_shop, running, sync_token, until
+from .shop import MINT_PATH, PRICE, TOKEN, Buyer, Document, Shop, configure, open_shop, running, sync_token, until
 
 
 def is_problem(answer: httpx.Response, status: int, code: str) -> bool:
@@ -180,7 +180,7 @@ async def test_a_payment_in_the_body_is_sent_to_the_header(shop: Shop) -> None:
 )
 @pytest.mark.parametrize("version", [1, 2])
 async def test_an_invalid_payment_is_offered_the_price_again(
-    shop: Shop, buyer: Buyer, changes: dict[str, object], code: str, version: int
+    shop: Shop, buyer: Buyer, changes: Document, code: str, version: int
 ) -> None:
     """402 with the protocol's own code, in both generations, and nothing is stored."""
     answer = await shop.mint(buyer.header(version=version, **changes))

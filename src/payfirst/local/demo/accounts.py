@@ -1,16 +1,21 @@
-"""Who takes part: accounts with throw-away keys that follow from a role, the same in each run."""
+"""Who takes part and with how much: accounts with throw-away keys that follow from a role, the same in each run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from payfirst.local.chain import dev_key
-from payfirst.units import Address, AuthorizationNonce, keccak
+from payfirst.units import Address, AtomicAmount, AuthorizationNonce, Wei, keccak
 from payfirst.x402.signing import address_of
 
 OFFICIAL_BUYERS = 20
 EMPTY_ACCOUNTS = 10
 BURST_PAYERS = 1_000
+
+PRICE = AtomicAmount(10_000)  # 0.01 USDC
+BUYER_FUNDS = AtomicAmount(100 * 10**6)
+BURST_FUNDS = AtomicAmount(10**6)
+GAS_FUNDS = Wei(100 * 10**18)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,28 +6,22 @@ import asyncio
 import enum
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import aiohttp
 import msgspec
 
-from payfirst.local.demo.accounts import EMPTY_ACCOUNTS, Person, nonce, people, person
+from payfirst.local.demo.accounts import EMPTY_ACCOUNTS, PRICE, Person, people, person
 from payfirst.local.demo.answers import PaymentAnswer, RefusalAnswer, follow
 from payfirst.local.demo.outcome import Outcome, Paid
-from payfirst.local.demo.stage import PRICE, Stage
-from payfirst.units import Address, AtomicAmount, UnixTime
-from payfirst.x402.eip712 import Asset
-from payfirst.x402.payload import Authorization
-from payfirst.x402.requirements import PaymentRequirements
-from payfirst.x402.signing import header_v1, header_v2, sign_authorization
+from payfirst.local.demo.stage import Stage
+from payfirst.local.demo.wallet import VALID_S, Header, Terms, authorize, good_header, header
+from payfirst.units import AtomicAmount, UnixTime
 
 EACH_KIND = 10
 REPLAYS = 10
 FAIL_S_MAX = 60.0
-VALID_S = 900
 INSUFFICIENT = "insufficient_funds"
-
-Header = tuple[str, str]
 
 
 class Kind(enum.StrEnum):
@@ -52,26 +46,10 @@ EXPECTED: dict[Kind, tuple[int, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What a payment of this shop has to say. `now` is Unix seconds."""
-
-    asset: Asset
-    pay_to: Address
-    resource: str
-    now: int
-
-
-def good_header(terms: Terms, payer: Person, number: int, *, role: str, version: int) -> Header:
-    """A payment for one unit, signed as it should be."""
-    authorization = _authorization(terms, payer, role, number)
-    return _header(terms, authorization, sign_authorization(terms.asset, authorization, payer.key), version)
-
-
 def bad_header(kind: Kind, terms: Terms, payer: Person, number: int) -> Header:
     """A payment for one unit with one thing wrong; every second one is of the second generation."""
     version = 1 + number % 2
-    good = _authorization(terms, payer, kind, number)
+    good = authorize(terms, payer, role=kind, number=number)
     key = payer.key
     match kind:
         case Kind.WRONG_AMOUNT:
@@ -86,9 +64,9 @@ def bad_header(kind: Kind, terms: Terms, payer: Person, number: int) -> Header:
         case Kind.BAD_SIGNATURE:
             wrong, key = good, person("forger").key
         case Kind.GARBAGE:
-            name, value = _header(terms, good, sign_authorization(terms.asset, good, key), version)
+            name, value = header(terms, good, key, version=version)
             return name, value[: len(value) // 2] + "!"
-    return _header(terms, wrong, sign_authorization(terms.asset, wrong, key), version)
+    return header(terms, wrong, key, version=version)
 
 
 async def try_all(stage: Stage, good: Sequence[Paid]) -> Outcome:
@@ -98,14 +76,14 @@ async def try_all(stage: Stage, good: Sequence[Paid]) -> Outcome:
     terms = Terms(stage.asset, stage.pay_to, url, int(time.time()))
     for kind in Kind:
         for number in range(EACH_KIND):
-            header = bad_header(kind, terms, person("bad buyer"), number)
-            await _refused(stage.http, url, header, kind, outcome)
+            bad = bad_header(kind, terms, person("bad buyer"), number)
+            await _refused(stage.http, url, bad, kind, outcome)
     for paid in good[:REPLAYS]:
         await _same_again(stage.http, url, paid, outcome)
     async with asyncio.TaskGroup() as group:
         for number, empty in enumerate(empty_accounts()):
-            header = good_header(terms, empty, number, role="empty", version=1 + number % 2)
-            group.create_task(_promise(stage, url, header, outcome))
+            promise = good_header(terms, empty, role="empty", number=number)
+            group.create_task(_promise(stage, url, promise, outcome))
     return outcome
 
 
@@ -114,8 +92,8 @@ def empty_accounts() -> list[Person]:
     return people("empty account", EMPTY_ACCOUNTS)
 
 
-async def _refused(http: aiohttp.ClientSession, url: str, header: Header, kind: Kind, outcome: Outcome) -> None:
-    status, body = await _post(http, url, header, quantity=1)
+async def _refused(http: aiohttp.ClientSession, url: str, bad: Header, kind: Kind, outcome: Outcome) -> None:
+    status, body = await _post(http, url, bad, quantity=1)
     answer = msgspec.json.decode(body, type=RefusalAnswer)
     found = (status, answer.error or answer.code)
     if 400 <= status < 500:
@@ -137,9 +115,9 @@ async def _same_again(http: aiohttp.ClientSession, url: str, paid: Paid, outcome
         outcome.faults.append(f"a replay of {paid.payment_id} became {again.payment_queue_id}")
 
 
-async def _promise(stage: Stage, url: str, header: Header, outcome: Outcome) -> None:
+async def _promise(stage: Stage, url: str, promise: Header, outcome: Outcome) -> None:
     """Accepted, because the balance is the chain's to know; failed by the worker, without a mint."""
-    status, body = await _post(stage.http, url, header, quantity=1)
+    status, body = await _post(stage.http, url, promise, quantity=1)
     if status != 202:
         outcome.faults.append(f"an empty account was answered {status}: {body[:200]!r}")
         return
@@ -152,32 +130,7 @@ async def _promise(stage: Stage, url: str, header: Header, outcome: Outcome) -> 
         outcome.faults.append(f"the payment of an empty account did not fail as {INSUFFICIENT}: {ended}")
 
 
-async def _post(http: aiohttp.ClientSession, url: str, header: Header, *, quantity: int) -> tuple[int, bytes]:
-    name, value = header
+async def _post(http: aiohttp.ClientSession, url: str, payment: Header, *, quantity: int) -> tuple[int, bytes]:
+    name, value = payment
     async with http.post(url, headers={name: value}, json={"quantity": quantity}) as response:
         return response.status, await response.read()
-
-
-def _authorization(terms: Terms, payer: Person, role: str, number: int) -> Authorization:
-    return Authorization(
-        payer=payer.address,
-        pay_to=terms.pay_to,
-        value=PRICE,
-        valid_after=UnixTime(0),
-        valid_before=UnixTime(terms.now + VALID_S),
-        nonce=nonce(role, number),
-    )
-
-
-def _header(terms: Terms, authorization: Authorization, signature: bytes, version: int) -> Header:
-    if version == 1:
-        return "X-PAYMENT", header_v1(authorization, signature, network=terms.asset.network)
-    offered = PaymentRequirements(
-        asset=terms.asset,
-        pay_to=terms.pay_to,
-        amount=PRICE,
-        max_timeout_s=VALID_S,
-        resource=terms.resource,
-        description="",
-    )
-    return "PAYMENT-SIGNATURE", header_v2(authorization, signature, requirements=offered)

@@ -15,6 +15,7 @@ from payfirst.local.postgres import EmbeddedPostgres
 MARKER = ".payfirst-demo"
 MARKER_TEXT = "Made by `payfirst demo`, which deletes everything in this folder each time it starts.\n"
 POSTGRES = "postgres"
+LOG = "log"
 
 
 class NotOurFolder(OperatorError):
@@ -27,7 +28,7 @@ class DemoRunning(OperatorError):
 
 @contextlib.contextmanager
 def fresh_folder(path: Path) -> Iterator[Path]:
-    """`path`, empty but for its marker, for this process alone until the block ends; it stays afterwards.
+    """`path`, empty but for its marker and an empty `log`, for this process alone until the block ends; it stays afterwards.
 
     A PostgreSQL that a killed demo left behind in it is stopped first.
     Raises NotOurFolder for a folder that is not empty and has no marker, DemoRunning while another demo uses it.
@@ -49,6 +50,7 @@ def fresh_folder(path: Path) -> Iterator[Path]:
         for entry in folder.iterdir():
             if entry.name != MARKER:  # the lock is on this very file
                 _remove(entry)
+        (folder / LOG).mkdir()
         yield folder
 
 

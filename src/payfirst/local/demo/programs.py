@@ -39,8 +39,7 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def running(programs: Sequence[Program], log_folder: Path) -> AsyncIterator[list[Running]]:
-    """Start the programs, and stop them in reverse order when the block ends."""
-    log_folder.mkdir(exist_ok=True)
+    """Start the programs, and stop them in reverse order when the block ends. `log_folder` is there already."""
     async with contextlib.AsyncExitStack() as stack:
         started: list[Running] = []
         for program in programs:

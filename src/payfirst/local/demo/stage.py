@@ -21,18 +21,22 @@ from payfirst.errors import OperatorError
 from payfirst.local import children
 from payfirst.local.chain import LocalChain
 from payfirst.local.demo.accounts import (
+    BURST_FUNDS,
     BURST_PAYERS,
+    BUYER_FUNDS,
+    GAS_FUNDS,
     OFFICIAL_BUYERS,
+    PRICE,
     Person,
     people,
     person,
 )
-from payfirst.local.demo.folder import POSTGRES
+from payfirst.local.demo.folder import LOG, POSTGRES
 from payfirst.local.demo.programs import Running, running, while_running
 from payfirst.local.postgres import EmbeddedPostgres
 from payfirst.store import database, migrate, tokens
 from payfirst.store.database import Pool
-from payfirst.units import Address, AtomicAmount, BlockNumber, Wei, checksum_address, hex_text
+from payfirst.units import Address, BlockNumber, checksum_address, hex_text
 from payfirst.x402.eip712 import Asset
 
 HOST = "127.0.0.1"
@@ -41,14 +45,10 @@ READY_TIMEOUT_S = 30.0
 LOOK_S = 0.05
 POOL_SIZE = 4
 
-PRICE = AtomicAmount(10_000)  # 0.01 USDC
 QUANTITY_MAX = 10
 MINT_AMOUNT = 10**18
 MAX_MINT_COUNT = 1_000_000
-TOKEN_NAME, TOKEN_SYMBOL = "Payfirst Demo", "DEMO"  # noqa: S105 - a coin's name is no password
-BUYER_FUNDS = AtomicAmount(100 * 10**6)  # 100 USDC
-BURST_FUNDS = AtomicAmount(10**6)  # 1 USDC
-GAS_FUNDS = Wei(100 * 10**18)
+TOKEN_NAME, TOKEN_SYMBOL = "Payfirst Demo", "DEMO"
 
 Say = Callable[[str], None]
 
@@ -104,7 +104,6 @@ async def open_stage(folder: Path, *, port: int, say: Say) -> AsyncIterator[Stag
         await asyncio.to_thread(migrate.upgrade, url)
         say("anvil, the local chain")
         chain = await stack.enter_async_context(LocalChain())
-        rpc = await stack.enter_async_context(RpcClient([chain.url]))
         say("contracts and accounts")
         settle_signer, mint_signer = person("settle signer"), person("mint signer")
         await _fund(chain, settle_signer, mint_signer)
@@ -124,10 +123,10 @@ async def open_stage(folder: Path, *, port: int, say: Say) -> AsyncIterator[Stag
         stack.push_async_callback(pool.close)
         async with database.session(pool, "offer the token") as connection:
             await tokens.add(connection, config.network.network.caip2, token, price=PRICE)
-        first_block = (await rpc.head()).number
+        first_block = (await chain.rpc.head()).number
         say("API and worker")
         programs = await stack.enter_async_context(
-            running(_programs(path, url, settle_signer, mint_signer), folder / "log")
+            running(_programs(path, url, settle_signer, mint_signer), folder / LOG)
         )
         http = await stack.enter_async_context(aiohttp.ClientSession())
         base_url = config.server.base_url
@@ -143,7 +142,7 @@ async def open_stage(folder: Path, *, port: int, say: Say) -> AsyncIterator[Stag
             mint_signer=mint_signer,
             first_block=first_block,
             pool=pool,
-            rpc=rpc,
+            rpc=chain.rpc,
             http=http,
             programs=tuple(programs),
         )

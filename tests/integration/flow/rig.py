@@ -1,0 +1,326 @@
+"""The whole flow on a real PostgreSQL and a real chain: buyers, the API, workers, and what must hold afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import asyncpg
+import httpx
+from api.shop import lifespan
+
+from payfirst.api.app import create_app
+from payfirst.chain.abi import decode_result, encode_call
+from payfirst.chain.signers import Signer
+from payfirst.config import load
+from payfirst.local import children
+from payfirst.local.chain import LocalChain, dev_address, dev_key
+from payfirst.pipeline import worker
+from payfirst.pipeline.terms import Terms
+from payfirst.pipeline.worker import Keys
+from payfirst.store import tokens
+from payfirst.store.database import Pool
+from payfirst.units import (
+    Address,
+    AtomicAmount,
+    AuthorizationNonce,
+    UnixTime,
+    Wei,
+    checksum_address,
+    hex_text,
+    keccak,
+)
+from payfirst.x402.eip712 import Asset
+from payfirst.x402.networks import network_from_text
+from payfirst.x402.payload import Authorization
+from payfirst.x402.signing import address_of, header_v1, sign_authorization
+
+NETWORK = network_from_text("base-sepolia")
+PAY_TO = dev_address("seller")
+PRICE = AtomicAmount(10_000)
+MINT_AMOUNT = 10**18
+ENOUGH = AtomicAmount(10**9)
+BLOCK_TIME_S = 0.25
+
+_counter = itertools.count()
+
+
+@dataclass(frozen=True)
+class Buyer:
+    """Signs payments to the rig's seller."""
+
+    asset: Asset
+    key: bytes = field(default_factory=lambda: keccak(b"payfirst flow tests: buyer %d" % next(_counter)))
+
+    @property
+    def address(self) -> Address:
+        """Its account."""
+        return address_of(self.key)
+
+    def authorize(self, quantity: int = 1, *, seconds: int = 900, chain_time: int | None = None) -> Authorization:
+        """An authorization over `quantity` units."""
+        now = int(time.time()) if chain_time is None else chain_time
+        return Authorization(
+            payer=self.address,
+            pay_to=PAY_TO,
+            value=AtomicAmount(PRICE * quantity),
+            valid_after=UnixTime(0),
+            valid_before=UnixTime(now + seconds),
+            nonce=AuthorizationNonce(keccak(b"payfirst flow tests: nonce %d" % next(_counter))),
+        )
+
+    def header(self, authorization: Authorization) -> dict[str, str]:
+        """The payment header of an authorization."""
+        signature = sign_authorization(self.asset, authorization, self.key)
+        return {"X-PAYMENT": header_v1(authorization, signature, network=NETWORK)}
+
+
+@dataclass
+class Rig:
+    """A seller's whole installation, and the chain it sells on."""
+
+    database_url: str
+    pool: Pool
+    chain: LocalChain
+    token: Address
+    client: httpx.AsyncClient
+    terms: Terms
+    asset: Asset
+
+    # ---- buying ------------------------------------------------------------------------------------
+
+    async def buyers(self, count: int, *, funds: AtomicAmount = ENOUGH) -> list[Buyer]:
+        """Accounts with money (none, if `funds` is 0)."""
+        made = [Buyer(self.asset) for _ in range(count)]
+        if funds:
+            await self.chain.fund_usdc([b.address for b in made], funds)
+        return made
+
+    async def order(
+        self, buyer: Buyer, quantity: int = 1, *, authorization: Authorization | None = None, **body: object
+    ) -> httpx.Response:
+        """POST to the mint route with a payment."""
+        return await self.client.post(
+            f"/api/mint/{checksum_address(self.token)}",
+            headers=buyer.header(authorization or buyer.authorize(quantity)),
+            json={"quantity": quantity, **body},
+        )
+
+    async def pay(self, buyer: Buyer, quantity: int = 1, **body: object) -> uuid.UUID:
+        """An accepted payment's id."""
+        response = await self.order(buyer, quantity, **body)
+        assert response.status_code == 202, response.text
+        return uuid.UUID(response.json()["paymentQueueId"])
+
+    async def payment(self, payment_id: uuid.UUID) -> dict[str, object]:
+        """What the API says of a payment."""
+        response = await self.client.get(f"/api/payment/{payment_id}")
+        assert response.status_code == 200, response.text
+        document: dict[str, object] = response.json()
+        return document
+
+    # ---- waiting -----------------------------------------------------------------------------------
+
+    async def until(self, holds: Callable[[], Awaitable[bool]], *, within_s: float = 30) -> None:
+        """Return once it holds; looked at every 50 ms."""
+        try:
+            async with asyncio.timeout(within_s):
+                while True:
+                    if await holds():
+                        return
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise AssertionError(f"not within {within_s} s; {await self.describe()}") from None
+
+    async def until_counts(self, within_s: float = 30, **expected: int) -> None:
+        """Return once `payments_completed=…`, `mints_completed=…` and the like are all so."""
+
+        async def holds() -> bool:
+            found = await self.counts()
+            return all(found.get(name, 0) == number for name, number in expected.items())
+
+        await self.until(holds, within_s=within_s)
+
+    async def counts(self) -> dict[str, int]:
+        """Rows by table and status: `payments_pending`, `mints_owed`, …"""
+        rows = await self.pool.fetch(
+            "SELECT 'payments_' || status AS name, count(*) FROM payment_queue GROUP BY status"
+            " UNION ALL SELECT 'mints_' || status, count(*) FROM mint_queue GROUP BY status"
+        )
+        return {row["name"]: row["count"] for row in rows}
+
+    async def describe(self) -> str:
+        """Where everything stands, for a failed test's message."""
+        errors = await self.pool.fetch("SELECT DISTINCT status, error_code, error FROM payment_queue")
+        sent = await self.pool.fetch("SELECT purpose, state, count(*) FROM chain_transactions GROUP BY 1, 2")
+        return f"{await self.counts()}; {[tuple(r) for r in errors]}; {[tuple(r) for r in sent]}"
+
+    # ---- workers -----------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def working(self, **changes: object) -> AsyncIterator[None]:
+        """A worker in this process, for the length of a block."""
+        stop = asyncio.Event()
+        keys = Keys(settle=Signer(dev_key("settle")), mint=Signer(dev_key("mint")))
+        task = asyncio.create_task(
+            worker.work(
+                database_url=self.database_url,
+                rpc_urls=(self.chain.url,),
+                terms=replace(self.terms, **changes),  # type: ignore[arg-type]  # named fields of Terms
+                keys=keys,
+                stop=stop,
+            )
+        )
+        try:
+            await self._ready(task)
+            yield
+        finally:
+            stop.set()
+            await task
+
+    async def _ready(self, task: asyncio.Task[None]) -> None:
+        async def ready() -> bool:
+            if task.done():
+                task.result()
+            return (await self.client.get("/ready")).status_code == 200
+
+        await self.until(ready)
+
+    @contextlib.asynccontextmanager
+    async def worker_process(self, *, rpc_url: str | None = None) -> AsyncIterator[asyncio.subprocess.Process]:
+        """A worker as `payfirst work` runs it, killed at the end if it still lives."""
+        process = await children.start(
+            children.payfirst("worker", "work", env=self.worker_environment(rpc_url or self.chain.url)),
+            output=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+    def worker_environment(self, rpc_url: str) -> dict[str, str]:
+        """What `payfirst work` is configured by."""
+        return {
+            "PATH": os.environ["PATH"],
+            "DATABASE_URL": self.database_url,
+            "PAYFIRST_PAYMENTS__PAY_TO": checksum_address(PAY_TO),
+            "PAYFIRST_NETWORK__RPC_URLS": rpc_url,
+            "PAYFIRST_NETWORK__POLL_INTERVAL_MS": "50",
+            "PAYFIRST_SIGNERS__SETTLE_KEY": hex_text(dev_key("settle")),
+            "PAYFIRST_SIGNERS__MINT_KEY": hex_text(dev_key("mint")),
+        }
+
+    # ---- what must hold ----------------------------------------------------------------------------
+
+    async def balance(self, contract: Address, account: Address) -> int:
+        """`balanceOf` at the head."""
+        return await self._number(contract, "balanceOf(address)", account)
+
+    async def _number(self, contract: Address, view: str, *args: object) -> int:
+        (found,) = decode_result(["uint256"], await self.chain.call(contract, encode_call(view, *args)))
+        return int(found)
+
+    async def check_invariants(self) -> None:
+        """The database and the chain agree, nothing was minted unpaid, nothing twice, no nonce was skipped."""
+        paid = await self.pool.fetchrow(
+            "SELECT coalesce(sum(amount), 0)::int8, coalesce(sum(quantity), 0)::int8 FROM payment_queue"
+            " WHERE status = 'completed'"
+        )
+        minted = await self.pool.fetch(
+            "SELECT recipient, count(*) FROM mint_queue WHERE status = 'completed' GROUP BY recipient"
+        )
+        units = sum(row["count"] for row in minted)
+        assert paid is not None
+        assert await self.balance(self.chain.usdc, PAY_TO) == paid[0]
+        assert units <= paid[1]
+        assert await self._number(self.token, "mintCount()") == units
+        assert await self._number(self.token, "totalSupply()") == units * MINT_AMOUNT
+        for row in minted:
+            recipient = Address(bytes.fromhex(row["recipient"][2:]))
+            assert await self.balance(self.token, recipient) == row["count"] * MINT_AMOUNT
+        for row in await self.pool.fetch("SELECT address, next_nonce FROM signers"):
+            address = Address(bytes.fromhex(row["address"][2:]))
+            assert await self.chain.rpc.account_nonce(address) == row["next_nonce"]
+        stored = await self.pool.fetchval(
+            "SELECT bool_and(n = next_nonce) FROM (SELECT s.next_nonce, count(t.id) AS n FROM signers s"
+            " LEFT JOIN chain_transactions t ON t.signer = s.address GROUP BY s.address, s.next_nonce) c"
+        )
+        assert stored in (True, None)
+        reserved = await self.pool.fetchval("SELECT sum(reserved)::int8 FROM tokens")
+        promised = await self.pool.fetchval(
+            "SELECT (SELECT coalesce(sum(quantity), 0) FROM payment_queue WHERE supply_reserved AND"
+            " status IN ('pending', 'sent')) + (SELECT count(*) FROM mint_queue WHERE status IN ('pending', 'sent'))"
+        )
+        assert reserved == promised
+
+    async def gas_used(self, purpose: str) -> Sequence[asyncpg.Record]:
+        """Gas, items and success of each confirmed transaction of a purpose."""
+        return await self.pool.fetch(
+            "SELECT gas_used, item_count, succeeded FROM chain_transactions WHERE purpose = $1 AND state <> 'sent'"
+            " ORDER BY account_nonce",
+            purpose,
+        )
+
+
+@contextlib.asynccontextmanager
+async def open_rig(
+    database_url: str, pool: Pool, *, max_mint_count: int = 1_000_000, block_time_s: float | None = BLOCK_TIME_S
+) -> AsyncIterator[Rig]:
+    """A chain, a token on offer, and an API; workers are the test's to start."""
+    async with LocalChain(block_time_s=block_time_s) as chain:
+        await chain.fund_gas([dev_address("settle"), dev_address("mint")], Wei(10**20))
+        token = await chain.deploy(
+            "MintToken", "Flow", "FLOW", MINT_AMOUNT, max_mint_count, dev_address("seller"), dev_address("mint")
+        )
+        async with pool.acquire() as connection:
+            await tokens.add(connection, NETWORK.caip2, token, price=PRICE)
+        config = load(
+            role="api",
+            environ={
+                "DATABASE_URL": database_url,
+                "PAYFIRST_PAYMENTS__PAY_TO": checksum_address(PAY_TO),
+                "PAYFIRST_NETWORK__RPC_URLS": "http://127.0.0.1:1",  # no RPC in the API
+            },
+        )
+        app = create_app(config)
+        asset = Asset(network=NETWORK, address=chain.usdc, name="USDC", version="2", decimals=6)
+        async with (
+            lifespan(app),
+            httpx.AsyncClient(
+                transport=httpx.ASGITransport(app=app), base_url="http://payfirst.test", timeout=30
+            ) as client,
+        ):
+            yield Rig(database_url, pool, chain, token, client, _terms(chain), asset)
+
+
+def _terms(chain: LocalChain) -> Terms:
+    return Terms(
+        network=NETWORK.caip2,
+        chain_id=NETWORK.chain_id,
+        asset=chain.usdc,
+        pay_to=PAY_TO,
+        multicall3=chain.multicall3,
+        confirmations=1,
+        final_depth=64,
+        poll_s=0.05,
+        tx_gas_max=16_777_216,
+        max_fee=Wei(50 * 10**9),
+        priority_fee=Wei(10**6),
+        settle_mode="batch",
+        settle_batch_max=200,
+        settle_unresolved_max=16,
+        linger_s=0.05,
+        mint_batch_max=250,
+        mint_unresolved_max=16,
+        mint_gas_per_unit=60_000,
+    )
+
+
