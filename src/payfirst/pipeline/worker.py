@@ -167,14 +167,14 @@ class _Worker:
 
     async def _keep(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         """Run a task for ever. What it does not handle is logged whole, and it is started again from the rows."""
-        while True:
+        while not self._stopping:
             try:
                 await run()
             except OperatorError:
                 raise
             except Exception:
                 log.exception("task_failed", message=f"The {name} task failed and is started again", task=name)
-            await asyncio.sleep(RESTART_S)
+                await asyncio.sleep(RESTART_S)
 
     async def _stop(self, senders: list[asyncio.Task[None]], lookers: list[asyncio.Task[None]]) -> None:
         self._stopping = True
