@@ -44,7 +44,7 @@ NETWORK = network_from_text("base-sepolia")
 TOKEN = Address(bytes.fromhex("aBcDeF" * 6 + "1234"))
 PAY_TO = Address(b"\x22" * 20)
 PRICE = AtomicAmount(10_000)
-MINT_AMOUNT = 10**18 + 1
+MINT_AMOUNT = 10**18
 USDC = Asset(
     network=NETWORK,
     address=parse_address("0x036CbD53842c5426634e7929541eC2318f3dCF7e"),
@@ -71,7 +71,7 @@ def configure(database_url: str, **settings: str) -> Config:
     return load(role="api", environ=variables)
 
 
-async def open_shop(pool: Pool, *, max_mint_count: int = 999_999) -> None:
+async def open_shop(pool: Pool, *, max_mint_count: int = 1_000_000) -> None:
     """What live workers would have stored: a fresh head, a heartbeat, and one synced token."""
     async with pool.acquire() as connection:
         block = ReadBlock(BlockNumber(100), BlockHash(b"\x01" * 32), UnixTime(int(time.time())))

@@ -206,10 +206,10 @@ async def test_tokens_on_offer(shop: Shop) -> None:
         "asset": checksum_address(USDC.address),
         "network": "eip155:84532",
         "mintAmount": str(MINT_AMOUNT),
-        "maxMintCount": 999_999,
+        "maxMintCount": 1_000_000,
         "minted": 0,
         "reserved": 0,
-        "remaining": 999_999,
+        "remaining": 1_000_000,
         "status": "active",
         "quantityMax": 10,
     }
@@ -229,7 +229,7 @@ async def test_what_waits_is_no_longer_remaining(shop: Shop, buyer: Buyer) -> No
     await accepted(shop, buyer, 4)
 
     async def is_counted() -> bool:
-        return bool((await shop.client.get(f"/api/tokens/{hex_text(TOKEN)}")).json()["remaining"] == 999_995)
+        return bool((await shop.client.get(f"/api/tokens/{hex_text(TOKEN)}")).json()["remaining"] == 999_996)
 
     await until(is_counted)
 

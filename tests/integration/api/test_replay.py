@@ -245,3 +245,25 @@ async def test_one_conflict_does_not_fail_its_neighbours(shop: Shop, buyer: Buye
     assert await shop.count() == 41
     assert await shop.pool.fetchval("SELECT count(DISTINCT id) FROM payment_queue") == 41
     assert await shop.pool.fetchval("SELECT bool_and(token_address = $1) FROM payment_queue", hex_text(TOKEN))
+
+
+async def test_what_is_being_stored_is_neither_refused_nor_confirmed(shop: Shop, buyer: Buyer) -> None:
+    """While the first request's commit hangs, a look-up cannot see it: a second one hears 503, never 402."""
+    header = buyer.header()
+    async with shop.pool.acquire() as connection:
+        writes_held_up = connection.transaction()
+        await writes_held_up.start()
+        await connection.execute("LOCK TABLE authorizations IN EXCLUSIVE MODE")
+        first = asyncio.create_task(shop.mint(header))
+
+        async def is_held_up() -> bool:
+            return bool(await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+
+        await until(is_held_up)
+        second = await shop.mint(header, quantity=2)
+        stranger = await shop.mint(Buyer().header(), quantity=2)
+        await writes_held_up.rollback()
+    assert (second.status_code, second.json()["code"]) == (503, "outcome_unknown")
+    assert stranger.status_code == 402
+    assert (await first).status_code == 202
+    assert (await shop.mint(header, quantity=2)).status_code == 409

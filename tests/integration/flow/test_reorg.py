@@ -1,0 +1,74 @@
+"""What a reorg takes is sent again, and nothing is minted twice for it."""
+
+from __future__ import annotations
+
+from .rig import Rig
+
+
+async def test_a_reorg_takes_payment_and_mint_and_both_come_back_once(rig: Rig) -> None:
+    """The same bytes again; a completed payment stays completed, and is open once more when it is back."""
+    buyers = await rig.buyers(3)
+    async with rig.working():
+        for buyer in buyers:
+            await rig.pay(buyer, 2)
+        await rig.until_counts(payments_completed=3, mints_completed=6)
+        hashes = await rig.pool.fetch("SELECT hash FROM chain_attempts ORDER BY hash")
+        # 30 blocks with none of our transactions in them take the place of the last 30.
+        height = (await rig.chain.rpc.head()).number
+        depth = min(30, height - await first_settled(rig) + 2)
+        await rig.chain.rpc.call("anvil_reorg", depth, [], result=object)
+
+        async def taken_and_back() -> bool:
+            reopened = await rig.pool.fetchval(
+                "SELECT count(*) FROM chain_attempts WHERE broadcast_count > 1"
+            )
+            open_again = await rig.pool.fetchval(
+                "SELECT count(*) FROM payment_queue WHERE status = 'completed' AND finality = 'open'"
+            )
+            return bool(reopened) and open_again == 3
+
+        await rig.until(taken_and_back)
+        await rig.until_counts(payments_completed=3, mints_completed=6)
+    assert await rig.pool.fetch("SELECT hash FROM chain_attempts ORDER BY hash") == hashes
+    await rig.check_invariants()
+
+
+async def first_settled(rig: Rig) -> int:
+    """The lowest block in which one of our transactions was mined."""
+    return int(await rig.pool.fetchval("SELECT min(mined_block) FROM chain_transactions"))
+
+
+async def test_mints_wait_while_their_payment_is_off_the_chain(rig: Rig) -> None:
+    """A pending unit of a reorged payment is not claimed."""
+    (buyer,) = await rig.buyers(1)
+    async with rig.working():
+        await rig.pay(buyer)
+        await rig.until_counts(mints_completed=1)
+    await rig.pool.execute("UPDATE mint_queue SET status = 'pending', mint_tx_hash = NULL")
+    await rig.pool.execute("UPDATE payment_queue SET finality = 'reorged'")
+    transactions = await rig.pool.fetchval("SELECT count(*) FROM chain_transactions")
+    async with rig.working():
+        before = (await rig.chain.rpc.head()).number
+
+        async def two_blocks_on() -> bool:
+            return (await rig.chain.rpc.head()).number >= before + 6
+
+        await rig.until(two_blocks_on)
+    assert await rig.pool.fetchval("SELECT count(*) FROM chain_transactions") == transactions
+    assert await rig.counts() == {"payments_completed": 1, "mints_pending": 1}
+
+
+async def test_deep_blocks_become_final(rig: Rig) -> None:
+    """Past the configured depth nothing is watched any more."""
+    (buyer,) = await rig.buyers(1)
+    async with rig.working(final_depth=3):
+        await rig.pay(buyer)
+        await rig.until_counts(mints_completed=1)
+
+        async def final() -> bool:
+            return bool(
+                await rig.pool.fetchval("SELECT count(*) FROM payment_queue WHERE finality = 'final'")
+                and await rig.pool.fetchval("SELECT bool_and(state = 'final') FROM chain_transactions")
+            )
+
+        await rig.until(final)
