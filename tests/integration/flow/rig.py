@@ -322,5 +322,3 @@ def _terms(chain: LocalChain) -> Terms:
         mint_unresolved_max=16,
         mint_gas_per_unit=60_000,
     )
-
-

@@ -189,19 +189,25 @@ async def test_an_item_that_reverts_inside_a_batch_goes_back_and_its_reason_deci
 
         await rig.until(sent)
         empty = encode_call("transfer(address,uint256)", FRIEND, int(PRICE))
-        # A higher tip goes first into the block that is mined by hand below.
         await rig.chain.rpc.call("anvil_impersonateAccount", "0x" + buyers[0].address.hex(), result=object)
         await move_before(rig, buyers[0].address, empty)
         await rig.chain.set_interval(1)
         await rig.until_counts(payments_completed=2, payments_failed=1, mints_completed=2)
-    assert await rig.pool.fetchval("SELECT error_code FROM payment_queue WHERE status = 'failed'") == "insufficient_funds"
+    assert (
+        await rig.pool.fetchval("SELECT error_code FROM payment_queue WHERE status = 'failed'") == "insufficient_funds"
+    )
     outcomes = await rig.pool.fetch("SELECT outcome, count(*) FROM chain_transaction_items GROUP BY 1 ORDER BY 1")
     assert {row["outcome"]: row["count"] for row in outcomes if row["outcome"] == "reverted"} == {"reverted": 1}
 
 
 async def move_before(rig: Rig, payer: Address, data: bytes) -> None:
-    """Empty an account before anything in the pool is mined, by writing the token's storage as a transfer would."""
-    fields = {"from": "0x" + payer.hex(), "to": "0x" + rig.chain.usdc.hex(), "data": "0x" + data.hex(), "gas": "0x30000"}
+    """Empty an account in the next block; what the node drops for it, the worker sends again."""
+    fields = {
+        "from": "0x" + payer.hex(),
+        "to": "0x" + rig.chain.usdc.hex(),
+        "data": "0x" + data.hex(),
+        "gas": "0x30000",
+    }
     pool = await rig.chain.rpc.call("txpool_content", result=dict[str, object])
     assert pool
     await rig.chain.rpc.call("anvil_dropAllTransactions", result=object)

@@ -19,9 +19,7 @@ async def test_a_reorg_takes_payment_and_mint_and_both_come_back_once(rig: Rig) 
         await rig.chain.rpc.call("anvil_reorg", depth, [], result=object)
 
         async def taken_and_back() -> bool:
-            reopened = await rig.pool.fetchval(
-                "SELECT count(*) FROM chain_attempts WHERE broadcast_count > 1"
-            )
+            reopened = await rig.pool.fetchval("SELECT count(*) FROM chain_attempts WHERE broadcast_count > 1")
             open_again = await rig.pool.fetchval(
                 "SELECT count(*) FROM payment_queue WHERE status = 'completed' AND finality = 'open'"
             )

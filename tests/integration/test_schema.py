@@ -1,0 +1,194 @@
+"""What PostgreSQL itself refuses, on each supported version: payment first is no matter of discipline."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from typing import TypeAlias
+
+import asyncpg
+import pytest
+
+from payfirst.store import migrate
+
+Db: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+A = "0x" + "aa" * 20
+TX = "0x" + "11" * 32
+BLOCK = "0x" + "22" * 32
+
+
+@pytest.fixture
+async def db(any_database_url: str) -> AsyncIterator[Db]:
+    """A connection to a fresh database with a token of 100 mints."""
+    connection = await asyncpg.connect(any_database_url)
+    await connection.execute(
+        "INSERT INTO tokens (network, address, price, max_mint_count, reserved) VALUES ('n', $1, 1, 100, 7)", A
+    )
+    yield connection
+    await connection.close()
+
+
+async def payment(db: Db, status: str, *, quantity: int = 2, log: int = 0) -> uuid.UUID:
+    """A payment row as it stands in a status, without mints."""
+    found: uuid.UUID = await db.fetchval(
+        "INSERT INTO payment_queue (id, network, token_address, asset, payer, pay_to, amount, quantity, recipient,"
+        " authorization_nonce, valid_after, valid_before, signature, accepted_height, status, tx_hash, settled_block,"
+        " settled_block_hash, settled_log_index) VALUES ($1, 'n', $2, $2, $2, $2, 20, $3, $2, $4, 0, 1, '', 1, $5, $6,"
+        " $7, $8, $9) RETURNING id",
+        uuid.uuid4(), A, quantity, "0x" + uuid.uuid4().hex * 2, status,
+        TX if status in ("sent", "completed") else None,
+        *((1, BLOCK, log) if status == "completed" else (None, None, None)),
+    )  # fmt: skip
+    return found
+
+
+async def mint(db: Db, payment_id: uuid.UUID, unit: int, **columns: object) -> None:
+    """A mint row."""
+    fields = {
+        "id": uuid.uuid4(), "payment_id": payment_id, "unit": unit, "payment_tx_hash": TX, "network": "n",
+        "token_address": A, "recipient": A, "mint_id": "0x" + uuid.uuid4().hex * 2, **columns,
+    }  # fmt: skip
+    names = ", ".join(fields)
+    places = ", ".join(f"${n + 1}" for n in range(len(fields)))
+    await db.execute(f"INSERT INTO mint_queue ({names}) VALUES ({places})", *fields.values())
+
+
+async def completed(db: Db, *, quantity: int = 2, log: int = 0) -> uuid.UUID:
+    """A completed payment with all its mint rows."""
+    async with db.transaction():
+        payment_id = await payment(db, "completed", quantity=quantity, log=log)
+        for unit in range(quantity):
+            await mint(db, payment_id, unit)
+    return payment_id
+
+
+@pytest.mark.parametrize("status", ["pending", "sent", "failed"])
+async def test_a_mint_for_an_unconfirmed_payment_is_refused(db: Db, status: str) -> None:
+    """Not even by hand: the foreign key names the status."""
+    payment_id = await payment(db, status)
+    with pytest.raises(asyncpg.ForeignKeyViolationError):
+        await mint(db, payment_id, 0)
+    with pytest.raises(asyncpg.CheckViolationError):
+        await mint(db, payment_id, 0, payment_status=status)
+
+
+async def test_a_mint_for_a_confirmed_payment_is_taken(db: Db) -> None:
+    """The other side of the rule."""
+    await completed(db)
+    assert await db.fetchval("SELECT count(*) FROM mint_queue") == 2
+
+
+async def test_a_payment_with_mints_cannot_be_uncompleted(db: Db) -> None:
+    """The foreign key holds the status fast."""
+    payment_id = await completed(db)
+    with pytest.raises(asyncpg.ForeignKeyViolationError):
+        await db.execute("UPDATE payment_queue SET status = 'failed' WHERE id = $1", payment_id)
+
+
+async def test_a_mint_without_its_payments_transaction_is_refused(db: Db) -> None:
+    """The seed's unpaid-mints query can only ever answer 0."""
+    payment_id = await completed(db, quantity=3)
+    with pytest.raises(asyncpg.NotNullViolationError):
+        await mint(db, payment_id, 0, payment_tx_hash=None)
+
+
+@pytest.mark.parametrize("units", [0, 1])
+async def test_a_completed_payment_with_too_few_mints_is_refused_at_commit(db: Db, units: int) -> None:
+    """Exactly `quantity`, checked when the transaction ends."""
+    transaction = db.transaction()
+    await transaction.start()
+    payment_id = await payment(db, "completed")
+    for unit in range(units):
+        await mint(db, payment_id, unit)
+    with pytest.raises(asyncpg.IntegrityConstraintViolationError, match="of its 2 mint rows"):
+        await transaction.commit()
+
+
+async def test_a_mint_too_many_is_refused(db: Db) -> None:
+    """Nobody gets a third unit for the price of two."""
+    payment_id = await completed(db)
+    with pytest.raises(asyncpg.IntegrityConstraintViolationError, match="more mint rows than it paid for"):
+        await mint(db, payment_id, 2)
+
+
+async def test_mints_of_a_completed_payment_cannot_be_deleted(db: Db) -> None:
+    """What was paid for does not vanish by a slip in psql."""
+    payment_id = await completed(db)
+    with pytest.raises(asyncpg.IntegrityConstraintViolationError, match="0 of its 2 mint rows"):
+        await db.execute("DELETE FROM mint_queue WHERE payment_id = $1", payment_id)
+
+
+async def test_payment_and_mints_may_leave_together(db: Db) -> None:
+    """That is how history is moved."""
+    payment_id = await completed(db)
+    async with db.transaction():
+        await db.execute("DELETE FROM mint_queue WHERE payment_id = $1", payment_id)
+        await db.execute("DELETE FROM payment_queue WHERE id = $1", payment_id)
+    assert await db.fetchval("SELECT count(*) FROM payment_queue") == 0
+
+
+async def test_one_transfer_log_pays_for_one_payment(db: Db) -> None:
+    """The evidence is unique."""
+    await completed(db, log=5)
+    with pytest.raises(asyncpg.UniqueViolationError, match="payment_queue_evidence"):
+        await completed(db, log=5)
+
+
+async def test_completed_without_evidence_is_refused(db: Db) -> None:
+    """A hash alone proves nothing."""
+    payment_id = await payment(db, "sent")
+    with pytest.raises(asyncpg.CheckViolationError, match="completed_has_evidence"):
+        await db.execute("UPDATE payment_queue SET status = 'completed' WHERE id = $1", payment_id)
+
+
+async def test_an_account_nonce_is_given_once(db: Db) -> None:
+    """No two transactions of a signer share a nonce."""
+    insert = (
+        "INSERT INTO chain_transactions (network, signer, account_nonce, purpose, signer_epoch, to_address, gas_limit,"
+        " item_count) VALUES ('n', $1, 3, 'settle', 1, $1, 1, 1)"
+    )
+    await db.execute(insert, A)
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await db.execute(insert, A)
+
+
+async def test_failing_by_hand_clears_the_transaction_and_gives_supply_back(
+    db: Db,
+) -> None:
+    """The seed's rollback SQL is whole, because a trigger makes it so."""
+    payment_id = await payment(db, "sent")
+    await db.execute("UPDATE payment_queue SET supply_reserved = true")
+    await db.execute(
+        "UPDATE payment_queue SET status = 'failed', error = 'Rollback to sync mode'"
+        " WHERE status IN ('sent', 'payment_pending')"
+    )
+    row = await db.fetchrow("SELECT status, tx_hash, supply_reserved FROM payment_queue WHERE id = $1", payment_id)
+    assert row is not None
+    assert tuple(row) == ("failed", None, False)
+    assert await db.fetchval("SELECT reserved FROM tokens") == 5
+
+
+def test_the_tables_go_up_and_down_and_up_again(any_empty_database_url: str) -> None:
+    """Nothing is left behind, and nothing is in the way."""
+    assert migrate.status(any_empty_database_url).current is None
+    migrate.upgrade(any_empty_database_url)
+    assert migrate.status(any_empty_database_url).is_current
+    migrate.downgrade(any_empty_database_url, "base")
+    assert migrate.status(any_empty_database_url).current is None
+    migrate.upgrade(any_empty_database_url)
+    assert migrate.status(any_empty_database_url).pending == ()
+
+
+async def test_the_downgrade_leaves_nothing(any_empty_database_url: str) -> None:
+    """No table, no function, no index of payfirst's stays."""
+    migrate.upgrade(any_empty_database_url)
+    migrate.downgrade(any_empty_database_url, "base")
+    connection = await asyncpg.connect(any_empty_database_url)
+    try:
+        tables = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        functions = await connection.fetch("SELECT proname FROM pg_proc WHERE proname LIKE 'payfirst%'")
+    finally:
+        await connection.close()
+    assert [row["tablename"] for row in tables] == ["payfirst_version"]
+    assert functions == []
