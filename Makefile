@@ -5,7 +5,7 @@ PYTHON ?= python3
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check contracts lock clean
+.PHONY: help setup demo test test-slow test-all check contracts lock clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,8 +38,10 @@ check: setup ## Lint, types, and who may import whom
 test: setup check ## Every fast test, on a real PostgreSQL and a real chain
 	@$(BIN)/pytest -m "not slow" $(ARGS)
 
-test-all: setup check ## The slow suites too
-	@$(BIN)/pytest $(ARGS)
+test-slow: setup ## Only the slow suites: the demo as a whole, official clients
+	@$(BIN)/pytest -m slow $(ARGS)
+
+test-all: test test-slow ## Everything
 
 contracts: setup ## Rebuild ABI and bytecode from contracts/ with the npm solc
 	@$(BIN)/python -m payfirst.local.node run build-contracts
