@@ -11,8 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from payfirst.api import health, mint, payments, problems, tokens
+from payfirst.api import health, payments, problems, tokens
 from payfirst.api.mint import MintRoute
+from payfirst.api.mint_request import PREFIX
 from payfirst.api.respond import response
 from payfirst.api.runtime import Runtime
 from payfirst.config import Config
@@ -80,7 +81,7 @@ class Front:
 
         runtime.enter()
         try:
-            if scope["path"].startswith(mint.PREFIX):
+            if scope["path"].startswith(PREFIX):
                 await self._mint.handle(scope, receive, watched_send)
             else:
                 await self._others(scope, receive, watched_send)

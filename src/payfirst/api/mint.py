@@ -6,25 +6,29 @@ import asyncio
 import os
 import time
 import uuid
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from collections import Counter
 
 import msgspec
 from starlette.types import Receive, Scope, Send
 
 from payfirst.api import problems
 from payfirst.api.documents import AcceptedDocument, payment_document
+from payfirst.api.mint_request import (
+    PREFIX,
+    ClientGone,
+    PaymentHeader,
+    Wanted,
+    read_body,
+    read_headers,
+    token_in_path,
+    wanted_in,
+)
 from payfirst.api.problems import (
     JSON,
     NO_STORE,
     Answer,
-    BodyTooLarge,
     BodyTooSlow,
-    HeaderTooLarge,
     MalformedRequest,
-    MoreThanOnePayment,
-    TokenPathUnknown,
     send_answer,
 )
 from payfirst.api.runtime import Runtime, Service
@@ -39,23 +43,19 @@ from payfirst.units import (
     ZERO_ADDRESS,
     Address,
     AtomicAmount,
+    AuthorizationNonce,
     UnixTime,
     checksum_address,
-    parse_address,
     uuid7,
 )
 from payfirst.x402.eip712 import Asset, recover_signer, transfer_digest
-from payfirst.x402.payload import HEADER_BYTES_MAX, HEADER_NAMES, PaymentPayload
+from payfirst.x402.payload import PaymentPayload
 from payfirst.x402.requirements import PaymentRequirements
 from payfirst.x402.responses import payment_required
 from payfirst.x402.verify import BadSignature, InvalidPayment, verify
 
-PREFIX = "/api/mint/"
-BODY_BYTES_MAX = 4_096
 # The database's own timeouts end a request before; this one is for a body that never ends, and for faults of ours.
 REQUEST_TIMEOUT_S = 60.0
-# More than configuration allows a request to buy: beyond it a number is malformed, below it refused by policy.
-QUANTITY_MAX = 250
 OFFERS_KEPT_MAX = 4_096
 ID_RANDOM_BYTES = 10
 IDS_DRAWN_AT_ONCE = 256
@@ -67,41 +67,7 @@ PAY_BY_HEADER = (
 NOT_IN_BODY = "A payment in the body is not read (X402 only): send it in the header X-PAYMENT or PAYMENT-SIGNATURE."
 SEND_AGAIN = "It is not known yet whether this payment was stored. Send this same header again, do not sign a new one."
 
-PaymentHeader = tuple[Literal[1, 2], bytes]
-
-# HEADER_NAMES as ASGI spells header names.
-_VERSIONS: dict[bytes, Literal[1, 2]] = {b"x-payment": 1, b"payment-signature": 2}
 _ENCODER = msgspec.json.Encoder()
-
-
-class MintBody(msgspec.Struct):
-    """The request's body. What else it holds is ignored, but a payment in it is pointed out."""
-
-    quantity: int
-    recipient: str | None = None
-    authorization: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    payment: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    payload: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    signature: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-
-    @property
-    def has_payment(self) -> bool:
-        """Whether it looks like a payment that was meant for the header."""
-        unset = msgspec.UNSET
-        return not (self.authorization is self.payment is self.payload is self.signature is unset)
-
-
-_BODY = msgspec.json.Decoder(MintBody)
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a request asks for. `recipient` is None where the payer is meant."""
-
-    token: Address
-    quantity: int
-    recipient: Address | None
-    payment_in_body: bool
 
 
 class Offer(Answer):
@@ -112,16 +78,12 @@ class NewlyAccepted(Answer):
     """The 202 of a payment that this request put into the queue."""
 
 
-class ClientGone(Exception):
-    """The client hung up before its request was read."""
-
-
 class QuantityNotSold(MalformedRequest):
     """More units than the seller sells at once."""
 
 
 class MintRoute:
-    """Answers one request after another; holds only caches."""
+    """Answers requests; what it holds is lost without harm when the process ends."""
 
     def __init__(self, runtime: Runtime, asset: Asset) -> None:
         config = runtime.config
@@ -135,6 +97,8 @@ class MintRoute:
         self._status_url = f"{self._base_url}/api/payment/"
         self._offers: dict[tuple[Address, AtomicAmount, int], PaymentRequirements] = {}
         self._ids = PaymentIds()
+        # Authorizations whose commit is under way: a look-up does not see them yet, and how many requests wait.
+        self._storing: Counter[tuple[Address, AuthorizationNonce]] = Counter()
         self._demand_that_offers_can_be_made()
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -161,11 +125,11 @@ class MintRoute:
         payment: PaymentHeader | None = None
         wanted: Wanted | None = None
         try:
-            payment, length = _read_headers(scope["headers"])
-            token = _token_in_path(scope["path"])
+            payment, length = read_headers(scope["headers"])
+            token = token_in_path(scope["path"])
             # One timeout for all of it: each costs some microseconds.
             async with asyncio.timeout(REQUEST_TIMEOUT_S):
-                wanted = _wanted(token, await _read_body(receive, length))
+                wanted = wanted_in(token, await read_body(receive, length))
                 return self._offer(wanted) if payment is None else await self._take(wanted, payment)
         except TimeoutError:
             if wanted is None:
@@ -206,7 +170,7 @@ class MintRoute:
             service.admission.demand_time_to_settle(valid_before=payment.valid_before, now=now)
         except (PayerError, NotNow) as refusal:
             return await self._refuse_unless_accepted(service, payload, payment, requirements, refusal)
-        accepted = await _store(service, payment)
+        accepted = await self._store(service, payment)
         if not accepted.created:
             return await self._accepted_before(accepted, wanted.quantity)
         service.admission.took(wanted.token, wanted.quantity)
@@ -220,6 +184,22 @@ class MintRoute:
         )
         first = self._accepted(accepted.id, wanted.quantity)
         return NewlyAccepted(first.status, first.headers, first.body)
+
+    async def _store(self, service: Service, payment: NewPayment) -> Accepted:
+        """Raises AuthorizationReused, and OutcomeUnknown.
+
+        That also when too many wait: an earlier request with this authorization may have been stored.
+        """
+        key = (payment.payer, payment.nonce)
+        self._storing[key] += 1
+        try:
+            return await service.acceptor.accept(payment)
+        except NotNow as error:
+            raise OutcomeUnknown("too many requests wait to be stored") from error
+        finally:
+            self._storing[key] -= 1
+            if not self._storing[key]:
+                del self._storing[key]
 
     def _new_payment(self, wanted: Wanted, payload: PaymentPayload) -> NewPayment:
         authorization = payload.authorization
@@ -249,6 +229,8 @@ class MintRoute:
         It may have expired, sold out or grown dearer since. Only its payer's own signature is worth the look-up.
         """
         if not isinstance(refusal, BadSignature) and self._is_signed_by_payer(payload):
+            if (payment.payer, payment.nonce) in self._storing:
+                raise OutcomeUnknown("an earlier request with this authorization is being stored")
             async with self._runtime.read_slot():
                 stored = await service.acceptor.find(payment)
             if stored is not None:
@@ -332,90 +314,6 @@ class PaymentIds:
         random_bits = int.from_bytes(self._drawn[self._at : self._at + ID_RANDOM_BYTES])
         self._at += ID_RANDOM_BYTES
         return uuid7(now_ms=time.time_ns() // 1_000_000, random_bits=random_bits)
-
-
-def _read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[PaymentHeader | None, int]:
-    """The payment header, if there is one, and the body's announced length (0 if it is not announced)."""
-    payment: PaymentHeader | None = None
-    length = 0
-    for name, value in headers:
-        version = _VERSIONS.get(name)
-        if version is not None:
-            if payment is not None:
-                raise MoreThanOnePayment("Send one payment header, X-PAYMENT or PAYMENT-SIGNATURE, and send it once.")
-            if len(value) > HEADER_BYTES_MAX:
-                raise HeaderTooLarge(
-                    f"{HEADER_NAMES[version]} has {len(value)} bytes; at most {HEADER_BYTES_MAX} are read."
-                )
-            payment = (version, value)
-        elif name == b"content-length" and value.isdigit():
-            # More digits than any length has say the same as a length that is too large.
-            length = int(value[:20])
-    return payment, length
-
-
-def _token_in_path(path: str) -> Address:
-    try:
-        return parse_address(path[len(PREFIX) :])
-    except ValueError:
-        raise TokenPathUnknown(
-            "No such token: the path ends in a token's address. GET /api/tokens lists them."
-        ) from None
-
-
-async def _read_body(receive: Receive, length: int) -> bytes:
-    """The body; not read at all when it is announced to be too large, and not further once it is."""
-    if length > BODY_BYTES_MAX:
-        raise BodyTooLarge(f"The body may have {BODY_BYTES_MAX} bytes.")
-    body = b""
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        chunk: bytes = message.get("body", b"")
-        body += chunk
-        if len(body) > BODY_BYTES_MAX:
-            raise BodyTooLarge(f"The body may have {BODY_BYTES_MAX} bytes.")
-        if not message.get("more_body", False):
-            return body
-
-
-def _wanted(token: Address, body: bytes) -> Wanted:
-    """What the body asks for."""
-    if not body:
-        raise MalformedRequest('The body is missing: send JSON such as {"quantity": 1}.')
-    try:
-        wanted = _BODY.decode(body)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise MalformedRequest(f'The body is not JSON such as {{"quantity": 1}}: {reason}.') from error
-    if not 1 <= wanted.quantity <= QUANTITY_MAX:
-        raise MalformedRequest(f"quantity is a whole number from 1 to {QUANTITY_MAX}.")
-    recipient = None if wanted.recipient is None else _recipient(wanted.recipient, token)
-    return Wanted(token, wanted.quantity, recipient, payment_in_body=wanted.has_payment)
-
-
-def _recipient(text: str, token: Address) -> Address:
-    try:
-        recipient = parse_address(text)
-    except ValueError as error:
-        raise MalformedRequest(f"recipient is {error}.") from None
-    if recipient == ZERO_ADDRESS:
-        raise MalformedRequest("recipient is the zero address: leave it out to mint to the payer.")
-    if recipient == token:
-        raise MalformedRequest("recipient is the token itself, where nobody could use what is minted.")
-    return recipient
-
-
-async def _store(service: Service, payment: NewPayment) -> Accepted:
-    """Raises AuthorizationReused, and OutcomeUnknown.
-
-    That also when too many wait: an earlier request with this authorization may have been stored.
-    """
-    try:
-        return await service.acceptor.accept(payment)
-    except NotNow as error:
-        raise OutcomeUnknown("too many requests wait to be stored") from error
 
 
 def _payment_required(requirements: PaymentRequirements, *, error: str, detail: str) -> Answer:
