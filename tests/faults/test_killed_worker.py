@@ -127,4 +127,3 @@ def _has_ended(process: asyncio.subprocess.Process) -> Callable[[], Awaitable[bo
         return process.returncode is not None
 
     return ended
-

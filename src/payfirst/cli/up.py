@@ -37,6 +37,6 @@ async def _up(config: Path | None, url: str, workers: int) -> None:
     if config is not None:
         environment["PAYFIRST_CONFIG"] = str(config)
     # The process that faces the internet is given no key.
-    api = children.payfirst("API", "serve", env=configuration.without_keys(environment))
-    work = [children.payfirst(f"worker {n + 1}", "work", env=environment) for n in range(workers)]
+    api = children.api(env=configuration.without_keys(environment))
+    work = [children.worker(number=n + 1, env=environment) for n in range(workers)]
     await children.supervise([*work, api], asked_to_stop=stop)

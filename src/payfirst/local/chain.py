@@ -213,6 +213,8 @@ class LocalChain:
         await self.set_code(self.usdc, artifact("DevStablecoin").runtime)
         await self._do("anvil_setStorageAt", hex_text(self.usdc), _word(USDC_OWNER_SLOT), _word(int.from_bytes(owner)))
         await self.fund_gas([owner], _DEPLOYER_GAS)
+        # A call at anvil's genesis block sees timestamp 1: nobody should ever look there.
+        await self.mine(1)
 
     # ---- transactions ------------------------------------------------------------------------------
 
@@ -228,7 +230,8 @@ class LocalChain:
         """Sign with `key` (the owner's by default), send, and return the receipt once it is mined.
 
         Without `gas` the node estimates it, so a call that reverts raises RpcRefused with the revert data;
-        with `gas` it is mined all the same and the receipt says so.
+        with `gas` it is mined all the same and the receipt says so. Give `gas` where inner failures are
+        tolerated (aggregate3): an estimate settles for the least gas that does not revert the whole.
         """
         return await self._send(to, data, key, gas=gas)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ RESTART_S_FIRST = 0.5
 RESTART_S_MAX = 15.0
 # A child that lived this long had a good start: its next fall is restarted without the longer wait.
 STEADY_S = 30.0
+WORKER_NICENESS = 5
 _PR_SET_PDEATHSIG = 1
 
 log = get_logger()
@@ -29,23 +31,30 @@ class Program:
     name: str
     argv: tuple[str, ...]
     env: Mapping[str, str]
+    niceness: int = 0
 
 
-def payfirst(name: str, *words: str, env: Mapping[str, str]) -> Program:
-    """A command of payfirst's own, run by this interpreter."""
-    return Program(name, (sys.executable, "-m", "payfirst", *words), env)
+def api(*, env: Mapping[str, str]) -> Program:
+    """`payfirst serve`, run by this interpreter."""
+    return Program("api", (sys.executable, "-m", "payfirst", "serve"), env)
 
 
-def die_with_parent() -> Callable[[], None] | None:
-    """For `preexec_fn`: SIGTERM the child when its parent dies, even by kill -9. None where there is no such call."""
-    if not sys.platform.startswith("linux"):
-        return None
-    libc = ctypes.CDLL(None)
+def worker(*, number: int = 1, env: Mapping[str, str]) -> Program:
+    """`payfirst work`, run by this interpreter, behind the API: a buyer waits for milliseconds, a block for seconds."""
+    return Program(f"worker-{number}", (sys.executable, "-m", "payfirst", "work"), env, WORKER_NICENESS)
 
-    def ask() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
-    return ask
+def before_start(niceness: int = 0) -> Callable[[], None]:
+    """For `preexec_fn`: give way by `niceness`, and (on Linux) end by SIGTERM when the parent dies, however it dies."""
+    libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+
+    def prepare() -> None:
+        if libc is not None:
+            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if niceness:
+            os.nice(niceness)
+
+    return prepare
 
 
 async def start(program: Program, *, output: int | None = None) -> asyncio.subprocess.Process:
@@ -56,7 +65,7 @@ async def start(program: Program, *, output: int | None = None) -> asyncio.subpr
         stdout=output,
         stderr=output,
         start_new_session=True,
-        preexec_fn=die_with_parent(),
+        preexec_fn=before_start(program.niceness),
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from payfirst.chain.contracts import MULTICALL3, encode_aggregate3
 from payfirst.chain.evidence import minted_units, paid_transfers
 from payfirst.local.chain import LocalChain, dev_address
-from payfirst.units import MintId, keccak
+from payfirst.units import AtomicAmount, MintId, keccak
 
 from .calls import account
 from .coin import Coin, sign, transfer_data
@@ -22,12 +24,12 @@ async def test_settling_a_batch(chain: LocalChain, coin: Coin, payments: int, ga
     roles = [f"payer {number}" for number in range(payments)]
     payers = [dev_address(role) for role in roles]
     await coin.fund()
-    await chain.fund_usdc(payers, 1_000_000)  # type: ignore[arg-type] # AtomicAmount
+    await chain.fund_usdc(payers, AtomicAmount(1_000_000))
     order = await coin.order()
     await coin.transfer(order, sign(order))
     calls = []
     for role, payer in zip(roles, payers, strict=True):
-        each = type(order)(payer=payer, valid_after=order.valid_after, valid_before=order.valid_before)
+        each = replace(order, payer=payer)
         calls.append((coin.address, transfer_data(each, sign(each, role=role))))
     receipt = await chain.send(MULTICALL3, encode_aggregate3(calls), gas=ENOUGH_GAS)
     assert len(paid_transfers(receipt, asset=coin.address)) == payments

@@ -103,18 +103,24 @@ class Rig:
         return made
 
     async def order(
-        self, buyer: Buyer, quantity: int = 1, *, authorization: Authorization | None = None, **body: object
+        self,
+        buyer: Buyer,
+        quantity: int = 1,
+        *,
+        authorization: Authorization | None = None,
+        recipient: Address | None = None,
     ) -> httpx.Response:
         """POST to the mint route with a payment."""
+        named = {} if recipient is None else {"recipient": checksum_address(recipient)}
         return await self.client.post(
             f"/api/mint/{checksum_address(self.token)}",
             headers=buyer.header(authorization or buyer.authorize(quantity)),
-            json={"quantity": quantity, **body},
+            json={"quantity": quantity, **named},
         )
 
-    async def pay(self, buyer: Buyer, quantity: int = 1, **body: object) -> uuid.UUID:
+    async def pay(self, buyer: Buyer, quantity: int = 1, *, recipient: Address | None = None) -> uuid.UUID:
         """An accepted payment's id."""
-        response = await self.order(buyer, quantity, **body)
+        response = await self.order(buyer, quantity, recipient=recipient)
         assert response.status_code == 202, response.text
         return uuid.UUID(response.json()["paymentQueueId"])
 
@@ -196,7 +202,7 @@ class Rig:
     async def worker_process(self, *, rpc_url: str | None = None) -> AsyncIterator[asyncio.subprocess.Process]:
         """A worker as `payfirst work` runs it, killed at the end if it still lives."""
         process = await children.start(
-            children.payfirst("worker", "work", env=self.worker_environment(rpc_url or self.chain.url)),
+            children.worker(env=self.worker_environment(rpc_url or self.chain.url)),
             output=asyncio.subprocess.DEVNULL,
         )
         try:

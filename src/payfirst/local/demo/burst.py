@@ -60,7 +60,7 @@ async def load(stage: Stage) -> Volley:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         start_new_session=True,
-        preexec_fn=children.die_with_parent(),
+        preexec_fn=children.before_start(),
     )
     volley = Volley(process)
     try:

@@ -226,8 +226,8 @@ def _programs(path: Path, url: str, settle_signer: Person, mint_signer: Person) 
     settle_variable, mint_variable = configuration.KEY_VARIABLES
     keys = {settle_variable: hex_text(settle_signer.key), mint_variable: hex_text(mint_signer.key)}
     return [
-        children.payfirst("worker", "work", env={**environment, **keys}),
-        children.payfirst("api", "serve", env=configuration.without_keys(environment)),
+        children.worker(env={**environment, **keys}),
+        children.api(env=configuration.without_keys(environment)),
     ]
 
 
