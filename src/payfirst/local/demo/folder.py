@@ -28,7 +28,7 @@ class DemoRunning(OperatorError):
 
 @contextlib.contextmanager
 def fresh_folder(path: Path) -> Iterator[Path]:
-    """`path`, empty but for its marker and an empty `log`, for this process alone until the block ends; it stays after it.
+    """`path`, empty but for its marker and an empty `log`, for this process alone until the block ends; then it stays.
 
     A PostgreSQL that a killed demo left behind in it is stopped first.
     Raises NotOurFolder for a folder that is not empty and has no marker, DemoRunning while another demo uses it.
