@@ -96,7 +96,9 @@ async def test_a_stopped_worker_gives_its_signers_back(rig: Rig) -> None:
         worker.terminate()
         assert await asyncio.wait_for(worker.wait(), 15) == 0
     assert await rig.pool.fetchval("SELECT count(*) FROM signers WHERE lease_owner IS NOT NULL") == 0
+    await rig.until(_is_closed(rig))
     async with rig.worker_process():
+        await rig.until(_is_ready(rig))
         await rig.pay(buyers[1])
         await rig.until_counts(payments_completed=2, mints_completed=2)
     await rig.check_invariants()
@@ -120,6 +122,13 @@ def _is_ready(rig: Rig) -> Callable[[], Awaitable[bool]]:
         return (await rig.client.get("/ready")).status_code == 200
 
     return ready
+
+
+def _is_closed(rig: Rig) -> Callable[[], Awaitable[bool]]:
+    async def closed() -> bool:
+        return (await rig.client.get("/ready")).status_code == 503
+
+    return closed
 
 
 def _has_ended(process: asyncio.subprocess.Process) -> Callable[[], Awaitable[bool]]:

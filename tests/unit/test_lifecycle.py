@@ -58,6 +58,8 @@ def moves() -> list[tuple[str, str, str, frozenset[str], str]]:
                 new = re.search(rf"\b{column} = '(\w+)'", assignments)
                 if new is None or (table, column) not in TABLES:
                     continue
+                if (name, column) == ("crediting.MARK_COMPLETED", "finality"):
+                    continue  # no transition: a payment's finality begins here
                 expected = set(re.findall(rf"\b{column} = '(\w+)'", conditions))
                 for several in re.findall(rf"\b{column} IN \(([^)]*)\)", conditions):
                     expected |= set(re.findall(r"'(\w+)'", several))
@@ -76,8 +78,6 @@ def test_every_update_states_old_statuses_that_may_become_the_new_one(
 ) -> None:
     """Each pair of old and new value stands in the table."""
     name, table, column, before, after = move
-    if name == "crediting.MARK_COMPLETED" and column == "finality":
-        pytest.skip("a payment's finality begins here: it is open from its first completion")
     assert before, f"{name} does not say which {column} it expects"
     assert {(old, after) for old in before} <= TABLES[table, column], name
 
