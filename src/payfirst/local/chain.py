@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Final, Self
 
@@ -34,8 +34,6 @@ from payfirst.local.node import anvil_binary
 from payfirst.units import (
     Address,
     AtomicAmount,
-    BlockHash,
-    BlockNumber,
     TxHash,
     Wei,
     checksum_address,
@@ -142,6 +140,9 @@ class LocalChain:
             for attempt in range(1, attempts + 1):
                 if self._fixed_port is None:
                     self._port = _free_port()
+                elif not _is_free(self._fixed_port):
+                    # Asked before anvil is: what listens there may be another anvil, which would answer for ours.
+                    raise OperatorError(_does_not_start(self._port, "Address already in use"))
                 self._spawn(binary)
                 self._rpc = RpcClient([self.url])
                 await self._rpc.__aenter__()
@@ -333,20 +334,8 @@ class LocalChain:
         """Make `code` the runtime code of `address`; empty makes it an ordinary account again."""
         await self._do("anvil_setCode", hex_text(address), hex_text(code))
 
-    async def head_hash(self) -> tuple[BlockNumber, BlockHash]:
-        """Number and hash of the newest block."""
-        head = await self.rpc.head()
-        return head.number, head.hash
-
     async def _do(self, method: str, *params: object) -> None:
         await self.rpc.call(method, *params, result=object)
-
-
-@contextlib.asynccontextmanager
-async def local_chain(*, block_time_s: float | None = 1.0) -> AsyncIterator[LocalChain]:
-    """A running local chain on a free port."""
-    async with LocalChain(block_time_s=block_time_s) as chain:
-        yield chain
 
 
 def _address(key: bytes) -> Address:
@@ -361,6 +350,16 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a connection that lingers is no listener
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
 
 
 def _dies_with(parent: int) -> Callable[[], None] | None:
@@ -389,4 +388,4 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _does_not_start(port: int, said: str) -> str:
     hint = " Choose another port, or stop what listens there." if "Address already in use" in said else ""
-    return f"anvil, the local chain, does not start on port {port}:{hint} It says: {said or 'nothing'}"
+    return f"anvil, the local chain, does not start on port {port}: {said or 'it says nothing'}.{hint}"

@@ -59,11 +59,16 @@ async def connect(url: str, *, name: str, size: int) -> Pool:
             server_settings={"application_name": f"payfirst {name}", "jit": "off"},
         )
     except (*UNAVAILABLE, asyncpg.PostgresError, ValueError) as error:
-        where = url.rsplit("@", 1)[-1]
-        raise DatabaseNotThere(
-            f"no connection to the database at {where}: {error}. "
-            "Check database.url or DATABASE_URL, and that the server runs."
-        ) from error
+        raise database_not_there(url, error) from error
+
+
+def database_not_there(url: str, error: BaseException) -> DatabaseNotThere:
+    """The error that names the server (without its password) and what the driver says."""
+    where = url.rsplit("@", 1)[-1]
+    return DatabaseNotThere(
+        f"no connection to the database at {where}: {error}."
+        " Check database.url or DATABASE_URL, and that the server runs."
+    )
 
 
 @contextlib.asynccontextmanager

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from alembic import command
@@ -13,10 +14,12 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from payfirst.errors import OperatorError
+from payfirst.store.database import UNAVAILABLE, database_not_there
 
 SERVER_VERSION_MIN = 150_000  # PostgreSQL 15: NULLS NOT DISTINCT
 
@@ -45,7 +48,7 @@ class SchemaStatus:
 def upgrade(url: str, revision: str = "head") -> None:
     """Bring the database at `url` (postgresql://…) up to `revision`.
 
-    Raises DatabaseTooOld below PostgreSQL 15, and the driver's errors when there is no such database.
+    Raises DatabaseTooOld below PostgreSQL 15, and DatabaseNotThere when no connection can be made.
     """
     _with_connection(url, lambda connection: command.upgrade(_config(connection), revision))
 
@@ -78,12 +81,24 @@ def _config(connection: Connection) -> Config:
     return config
 
 
+@contextlib.asynccontextmanager
+async def _closing(connection: AsyncConnection) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        await connection.close()
+
+
 def _with_connection(url: str, act: Callable[[Connection], None]) -> None:
     async def run() -> None:
         dialect_url = "postgresql+asyncpg://" + url.split("://", 1)[1]
         engine = create_async_engine(dialect_url, poolclass=NullPool)
         try:
-            async with engine.begin() as connection:
+            try:
+                connection = await engine.connect()
+            except (*UNAVAILABLE, DBAPIError) as error:
+                raise database_not_there(url, getattr(error, "orig", None) or error) from error
+            async with _closing(connection), connection.begin():
                 await connection.run_sync(guarded)
         finally:
             await engine.dispose()
