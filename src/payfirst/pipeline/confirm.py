@@ -30,6 +30,10 @@ DRAIN_WEIGHT = 0.2
 log = get_logger()
 
 
+class ChainUnclear(RetriedError):
+    """What the node says does not fit what was read before; nothing changes until it does."""
+
+
 class Confirmer:
     """Reads the chain from the stored cursor. Any number may run: the cursor moves by compare-and-swap."""
 
@@ -65,6 +69,10 @@ class Confirmer:
             try:
                 while await self.step():
                     pass
+                await self._head.wait_for_change()
+            except LeaseLost as error:
+                # Another worker has read this block first: that is how several of them share the work.
+                log.debug("cursor_moved", message=str(error))
                 await self._head.wait_for_change()
             except RetriedError as error:
                 log.warning("confirm_postponed", message=f"Confirming goes on later: {error}")
@@ -205,12 +213,15 @@ class Confirmer:
             canonical = await self._rpc.block_hash(block.height)
             if canonical is None:
                 # A lagging node has not got there yet: that is no reorg.
-                raise LeaseLost(f"the node does not have block {block.height} yet")
+                raise ChainUnclear(f"the node does not have block {block.height} yet")
             if canonical == block.hash:
                 fork = block
                 break
         else:
-            raise LeaseLost("the chain has left the last final block: check network.rpc_urls and network.final_depth")
+            raise ChainUnclear(
+                "the chain has left the last final block; nothing is followed until it is back:"
+                " check network.rpc_urls and network.final_depth"
+            )
         if fork == cursor:
             return
         async with transaction(self._pool, "undo a reorg") as connection:
