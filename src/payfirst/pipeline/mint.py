@@ -9,11 +9,10 @@ from payfirst.chain import contracts
 from payfirst.chain.contracts import RevertReason, revert_reason
 from payfirst.chain.fees import gas_limit
 from payfirst.chain.rpc import RpcClient, RpcRefused
-from payfirst.errors import RetriedError
 from payfirst.ops.log import get_logger
 from payfirst.pipeline.head import HeadWatch
 from payfirst.pipeline.outbox import Outbox
-from payfirst.pipeline.settle import wait_for
+from payfirst.pipeline.rounds import Rounds
 from payfirst.pipeline.terms import Terms
 from payfirst.store import mints, owed, tokens, transactions
 from payfirst.store.database import Connection, Pool, session, transaction
@@ -23,8 +22,6 @@ from payfirst.store.settling import Claim
 from payfirst.units import Address, Gas, TxHash, checksum_address, hex_text
 
 LEASE_S = 30.0
-POLL_S = 1.0
-RETRY_S = 0.5
 BACK_OFF_S_MAX = 60.0
 BATCH_GAS_FLOOR = 80_000
 
@@ -53,32 +50,8 @@ class Minter:
         self._outbox = outbox
         self._head = head
         self._held: dict[Address, str] | None = None
-        self._wake = asyncio.Event()
         self._last_batch_full = False
-        self._stopping = False
-
-    def wake(self) -> None:
-        """There may be work."""
-        self._wake.set()
-
-    def stop(self) -> None:
-        """Let `run` return after the step that is under way."""
-        self._stopping = True
-        self._wake.set()
-
-    async def run(self) -> None:
-        """Work until stopped; woken at once when there is work, looking by itself every `POLL_S`."""
-        while not self._stopping:
-            self._wake.clear()
-            try:
-                worked = await self.step()
-            except RetriedError as error:
-                log.warning("mint_postponed", message=f"Minting goes on later: {error}")
-                self._outbox.lose()
-                await asyncio.sleep(RETRY_S)
-                continue
-            if not worked and not self._stopping:
-                await wait_for(self._wake, POLL_S)
+        self.rounds = Rounds("mint", self.step, outbox=outbox)
 
     async def step(self) -> bool:
         """Send one batch of each token that has due units; returns whether anything was claimed."""

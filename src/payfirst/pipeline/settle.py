@@ -11,11 +11,11 @@ from payfirst.chain import contracts
 from payfirst.chain.contracts import Preflight, PreflightItem, PreflightRequest
 from payfirst.chain.fees import gas_limit
 from payfirst.chain.rpc import RpcClient
-from payfirst.errors import RetriedError
 from payfirst.ops.log import FlowLog, get_logger
 from payfirst.pipeline.head import HeadWatch
 from payfirst.pipeline.outbox import Outbox
 from payfirst.pipeline.recredit import Recrediter, Use
+from payfirst.pipeline.rounds import Rounds
 from payfirst.pipeline.settle_plan import (
     NEXT_BLOCK_S,
     NONCE_USED,
@@ -35,8 +35,6 @@ from payfirst.units import Address, TxHash, UnixTime
 
 # A claim that is not sent within this time is due again; the signer's epoch keeps the late one from sending.
 LEASE_S = 30.0
-POLL_S = 1.0
-RETRY_S = 0.5
 # An authorization that ends this soon after the head would only burn gas.
 SEND_MARGIN_S = 6
 NO_ROOM_S = 0.2
@@ -65,32 +63,8 @@ class Settler:
         self._head = head
         self._flow_log = flow_log
         self._recrediter = recrediter
-        self._wake = asyncio.Event()
         self._last_batch_full = False
-        self._stopping = False
-
-    def wake(self) -> None:
-        """There may be work."""
-        self._wake.set()
-
-    def stop(self) -> None:
-        """Let `run` return after the step that is under way."""
-        self._stopping = True
-        self._wake.set()
-
-    async def run(self) -> None:
-        """Work until stopped; woken at once when there is work, looking by itself every `POLL_S`."""
-        while not self._stopping:
-            self._wake.clear()
-            try:
-                worked = await self.step()
-            except RetriedError as error:
-                log.warning("settle_postponed", message=f"Settling goes on later: {error}")
-                self._outbox.lose()
-                await asyncio.sleep(RETRY_S)
-                continue
-            if not worked and not self._stopping:
-                await wait_for(self._wake, POLL_S)
+        self.rounds = Rounds("settle", self.step, outbox=outbox)
 
     async def step(self) -> bool:
         """Send one round of payments; returns whether anything was claimed."""
@@ -255,12 +229,3 @@ def _preflight_request(payment: ClaimedPayment) -> PreflightRequest:
         nonce=payment.nonce,
         signature=payment.signature,
     )
-
-
-async def wait_for(event: asyncio.Event, timeout_s: float) -> None:
-    """Return when `event` is set, or after `timeout_s`."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            await event.wait()
-    except TimeoutError:
-        return

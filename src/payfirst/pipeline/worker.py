@@ -123,17 +123,17 @@ class _Worker:
         await mints.free_claims(connection, network=self._network, claim=claim)
 
     def _on_capacity(self) -> None:
-        self._settler.wake()
-        self._minter.wake()
+        self._settler.rounds.wake()
+        self._minter.rounds.wake()
 
     def _on_mints(self) -> None:
-        self._minter.wake()
+        self._minter.rounds.wake()
         self._mint_notifier.wake()
 
     async def run(self, stop: asyncio.Event) -> None:
         await self._started()
         # What sends is let finish its step; what only looks and records is cancelled after it.
-        sending = {"settle": self._settler.run, "mint": self._minter.run}
+        sending = {"settle": self._settler.rounds.run, "mint": self._minter.rounds.run}
         looking = {
             "confirm": self._confirmer.run,
             "watch": self._watcher.run,
@@ -178,8 +178,8 @@ class _Worker:
 
     async def _stop(self, senders: list[asyncio.Task[None]], lookers: list[asyncio.Task[None]]) -> None:
         self._stopping = True
-        self._settler.stop()
-        self._minter.stop()
+        self._settler.rounds.stop()
+        self._minter.rounds.stop()
         await asyncio.wait(senders, timeout=STOP_S)
         for task in (*senders, *lookers):
             task.cancel()
@@ -193,7 +193,7 @@ class _Worker:
         log.info("worker_stopped", message="Worker stopped")
 
     async def _listen(self) -> None:
-        handlers = {wake.PAYMENTS: self._settler.wake, wake.MINTS: self._minter.wake}
+        handlers = {wake.PAYMENTS: self._settler.rounds.wake, wake.MINTS: self._minter.rounds.wake}
         await wake.listen(self._database_url, handlers)
 
     async def _leave(self) -> None:
