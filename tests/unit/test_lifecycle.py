@@ -20,11 +20,8 @@ from payfirst.lifecycle import (
     PAYMENT,
     TRANSACTION,
     IllegalTransition,
-    MintEvent,
-    MintStatus,
     PaymentEvent,
     PaymentStatus,
-    next_mint,
     next_payment,
 )
 
@@ -115,27 +112,6 @@ def test_an_absent_pair_raises(status: PaymentStatus, event: PaymentEvent) -> No
     else:
         with pytest.raises(IllegalTransition, match=f"a {status} payment"):
             next_payment(status, event)
-
-
-@given(st.lists(st.sampled_from(PaymentEvent), max_size=12))
-def test_a_completed_payment_stays_completed(events: list[PaymentEvent]) -> None:
-    """No sequence of events leads out of completed."""
-    status, completed = PaymentStatus.PENDING, False
-    for event in events:
-        if (status, event) in PAYMENT:
-            status = next_payment(status, event)
-        completed = completed or status is PaymentStatus.COMPLETED
-        assert not completed or status is PaymentStatus.COMPLETED
-
-
-@given(st.lists(st.sampled_from(MintEvent), max_size=12))
-def test_a_unit_is_given_up_only_before_it_is_sent(events: list[MintEvent]) -> None:
-    """Owed follows pending alone, so nothing in flight is ever owed as well."""
-    status = MintStatus.PENDING
-    for event in events:
-        if (status, event) in MINT:
-            before, status = status, next_mint(status, event)
-            assert status is not MintStatus.OWED or before is MintStatus.PENDING
 
 
 def test_the_diagram_shows_every_transition() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import io
 
+from payfirst.store import database
 from payfirst.units import Address
 
-from .rig import MINT_AMOUNT, Rig
+from .rig import MINT_AMOUNT, Rig, open_rig
 
 
 async def test_a_paid_order_is_minted_to_its_buyer(rig: Rig) -> None:
@@ -21,6 +22,16 @@ async def test_a_paid_order_is_minted_to_its_buyer(rig: Rig) -> None:
     assert [m["status"] for m in document["mints"]] == ["completed"] * 3  # type: ignore[attr-defined]  # JSON
     assert await rig.balance(rig.token, buyer.address) == 3 * MINT_AMOUNT
     await rig.check_invariants()
+
+
+async def test_the_flow_runs_on_each_supported_postgresql(any_database_url: str) -> None:
+    """On 15 as on 18."""
+    pool = await database.connect(any_database_url, name="test", size=4)
+    async with pool, open_rig(any_database_url, pool) as rig, rig.working():
+        buyers = await rig.buyers(5)
+        await asyncio.gather(*(rig.pay(buyer, 2) for buyer in buyers))
+        await rig.until_counts(payments_completed=5, mints_completed=10)
+        await rig.check_invariants()
 
 
 async def test_payments_that_come_together_share_a_transaction(rig: Rig) -> None:
