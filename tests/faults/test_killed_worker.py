@@ -104,6 +104,24 @@ async def test_a_stopped_worker_gives_its_signers_back(rig: Rig) -> None:
     await rig.check_invariants()
 
 
+async def test_a_worker_that_waits_for_its_endpoint_can_be_stopped(rig: Rig) -> None:
+    """SIGTERM is heard before the first block was seen."""
+    async with rpc_proxy(rig.chain.url) as proxy:
+
+        async def swallow(_method: str) -> None:
+            raise Swallow
+
+        proxy.before = swallow
+        async with rig.worker_process(rpc_url=proxy.url) as worker:
+
+            async def asked() -> bool:
+                return bool(proxy.seen)
+
+            await rig.until(asked)
+            worker.terminate()
+            assert await asyncio.wait_for(worker.wait(), 8) == 0
+
+
 async def test_two_workers_share_the_work_and_never_a_nonce(rig: Rig) -> None:
     """One holds the signers; when it is killed the other takes over."""
     buyers = await rig.buyers(20)

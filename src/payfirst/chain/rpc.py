@@ -46,6 +46,12 @@ class RpcRefused(RetriedError):
         self.message = message
         self.data = data
 
+    @property
+    def is_execution(self) -> bool:
+        """Whether the call itself failed on chain (it reverted, it ran out of gas), and not the endpoint."""
+        said = self.message.lower()
+        return self.code == 3 or bool(self.data) or "revert" in said or "out of gas" in said or "outofgas" in said
+
 
 @dataclass(frozen=True, slots=True)
 class Call:

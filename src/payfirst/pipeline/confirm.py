@@ -131,7 +131,7 @@ class Confirmer:
             created = await self._write(connection, plan, block)
             for token in facts:
                 await tokens.sync(connection, self._terms.network, token, height=after.height)
-            if plan.credits:
+            if plan.credits or unresolved:  # a block without credits slows the average while there is work
                 rate = len(plan.credits) / max(1.0, after.time - cursor.time)
                 await heads.note_drain(connection, self._terms.network, settled_per_s=rate, weight=DRAIN_WEIGHT)
         self._report(plan, created, block, seconds=time.monotonic() - started)
@@ -139,6 +139,7 @@ class Confirmer:
 
     async def _write(self, connection: Connection, plan: BlockPlan, block: scan.FoundBlock) -> list[credit.Created]:
         """Everything that one block changes; all items of a transaction leave `sent` in this commit."""
+        mined = [t.hash for t in plan.transactions]
         created = await credit.write(connection, plan.credits, block=block.head, terms=self._terms)
         if plan.back:
             await crediting.mark_back(connection, [credit.completion(c, block.head) for c in plan.back])
@@ -147,11 +148,11 @@ class Confirmer:
         if plan.transactions:
             await transactions.confirm(connection, plan.transactions, plan.outcomes)
         if plan.returned_payments:
-            await crediting.return_reverted(connection, plan.returned_payments)
+            await crediting.return_reverted(connection, plan.returned_payments, mined=mined)
         if plan.minted:
             await self._write_minted(connection, plan, block)
         if plan.returned_mints:
-            await mints.return_to_queue(connection, plan.returned_mints)
+            await mints.return_to_queue(connection, plan.returned_mints, mined=mined)
         return created
 
     async def _write_minted(self, connection: Connection, plan: BlockPlan, block: scan.FoundBlock) -> None:

@@ -100,8 +100,8 @@ def _judge_transfer(plan: BlockPlan, transfer: PaidTransfer, evidence: BlockEvid
         elif (payment.settled_block_hash, payment.settled_log_index) != (evidence.head.hash, transfer.log_index):
             plan.strange.append(f"payment {payment.id}: completed, and paid again in log {transfer.log_index}")
         return
-    if evidence.head.number <= payment.accepted_height:
-        # Copied from public calldata: that use was not for us.
+    if evidence.head.number <= payment.accepted_height and not credit.ours:
+        # Copied from public calldata: that use was not for us. (Ours may be mined anew that low by a reorg.)
         if payment.status is PaymentStatus.PENDING:
             plan.used_before.append(payment.id)
         return

@@ -85,6 +85,7 @@ def completion(one: Credit, block: Head, *, reserved: bool = True, queue_ids: Se
         block_hash=block.hash,
         log_index=one.transfer.log_index,
         ours=one.ours,
+        was_reserved=one.payment.supply_reserved,
         reserved=reserved,
         result_json=f'{{"queueIds":[{ids}],"quantity":{one.payment.quantity}}}',
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 
 from payfirst.chain.blocks import Head
-from payfirst.chain.rpc import RpcClient
+from payfirst.chain.rpc import RpcClient, RpcUnavailable
 from payfirst.errors import RetriedError
 from payfirst.ops.log import get_logger
 from payfirst.store import heads
 from payfirst.store.database import Pool, session
 from payfirst.store.heads import ReadBlock
+from payfirst.units import BlockNumber
 
 # A chain whose head stands still is still being watched: the heartbeat says so.
 HEARTBEAT_S = 1.0
@@ -26,11 +27,12 @@ def read_block(head: Head) -> ReadBlock:
 class HeadWatch:
     """Polls the head and wakes those who wait for it."""
 
-    def __init__(self, pool: Pool, rpc: RpcClient, *, network: str, poll_s: float) -> None:
+    def __init__(self, pool: Pool, rpc: RpcClient, *, network: str, poll_s: float, final_depth: int) -> None:
         self._pool = pool
         self._rpc = rpc
         self._network = network
         self._poll_s = poll_s
+        self._final_depth = final_depth
         self._head: Head | None = None
         self._changed = asyncio.Event()
 
@@ -42,10 +44,14 @@ class HeadWatch:
         return self._head
 
     async def start(self) -> None:
-        """See the head once, and begin to follow the chain there if nobody did before."""
+        """See the head once; where nobody follows the chain yet, begin at a block that no reorg takes."""
         self._head = await self._rpc.head()
+        floor = BlockNumber(max(0, self._head.number - self._final_depth))
+        blocks = await self._rpc.blocks(floor, floor)
+        if not blocks:
+            raise RpcUnavailable(f"RPC: the node does not have block {floor}")
         async with session(self._pool, "store the chain head") as connection:
-            await heads.start(connection, self._network, read_block(self._head))
+            await heads.start(connection, self._network, read_block(blocks[0].head))
             await heads.see(connection, self._network, read_block(self._head))
 
     async def wait_for_change(self) -> None:

@@ -25,6 +25,8 @@ LEASE_S = 30.0
 BACK_OFF_S_MAX = 60.0
 BATCH_GAS_FLOOR = 80_000
 
+# Refusals that are of the whole contract: looking for the unit that causes them would be many calls for nothing.
+CONTRACT_WIDE = ("AccessControlUnauthorizedAccount", "EnforcedPause", "Pausable: paused", "AccessControl: account")
 CAP_REACHED = "MintToken__CapReached"
 CAP_CODE = "token_cap_reached"
 CAP_SENTENCE = "The token's cap was reached before this unit could be minted."
@@ -98,6 +100,8 @@ class Minter:
                 to=token, data=data, sender=self._outbox.address, gas=self._gas_limit(data, units), at="latest"
             )
         except RpcRefused as refused:
+            if not refused.is_execution:
+                raise  # the endpoint's trouble is not the token's word
             return revert_reason(refused.data) if refused.data else RevertReason("", refused.message)
         return None
 
@@ -108,6 +112,11 @@ class Minter:
         self, claim: Claim, token: Address, units: Sequence[ClaimedMint], reason: RevertReason
     ) -> None:
         """The contract refuses the batch: find the units it refuses, and let the others go."""
+        if reason.name in CONTRACT_WIDE or reason.text.startswith(CONTRACT_WIDE):
+            await self._hold(token, str(reason))
+            delay_s = min(BACK_OFF_S_MAX, 2.0 ** min(units[0].attempts + 1, 6))
+            await self._postpone(claim, units, delay_s=delay_s, code=None, reason=f"the token refuses: {reason}")
+            return
         if len(units) > 1:
             half = len(units) // 2
             for part in (units[:half], units[half:]):
@@ -123,21 +132,21 @@ class Minter:
             if unit.suspected_code == CAP_CODE and (unit.suspected_height or height) < height:
                 await self._give_up(claim, unit)
                 return
-            await self._postpone(claim, unit, delay_s=1.0, code=CAP_CODE, reason=CAP_SENTENCE)
+            await self._postpone(claim, [unit], delay_s=1.0, code=CAP_CODE, reason=CAP_SENTENCE)
             return
         # Paused, a role that is missing, a recipient it will not mint to: tried again, and said aloud.
         await self._hold(token, str(reason))
         delay_s = min(BACK_OFF_S_MAX, 2.0 ** min(unit.attempts + 1, 6))
-        await self._postpone(claim, unit, delay_s=delay_s, code=None, reason=f"the token refuses: {reason}")
+        await self._postpone(claim, [unit], delay_s=delay_s, code=None, reason=f"the token refuses: {reason}")
 
     async def _postpone(
-        self, claim: Claim, unit: ClaimedMint, *, delay_s: float, code: str | None, reason: str
+        self, claim: Claim, units: Sequence[ClaimedMint], *, delay_s: float, code: str | None, reason: str
     ) -> None:
-        first_seen = unit.suspected_height if unit.suspected_code == code else None
+        first_seen = units[0].suspected_height if units[0].suspected_code == code else None
         async with session(self._pool, "give a unit back") as connection:
             await mints.postpone(
                 connection,
-                [unit.id],
+                [unit.id for unit in units],
                 delay_s=delay_s,
                 code=code,
                 height=None if code is None else first_seen or self._head.head.number,
@@ -193,6 +202,7 @@ class Minter:
         ids = [u.id for u in units]
 
         async def store_items(connection: Connection, transaction_id: int, tx_hash: TxHash) -> None:
+            await mints.lock_paid(connection, [u.payment_id for u in units])
             await transactions.store_mint_items(connection, transaction_id, ids)
             await mints.mark_sent(connection, ids, tx_hash=tx_hash, claim=claim)
 

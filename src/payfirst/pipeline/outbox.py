@@ -64,11 +64,16 @@ class Outbox:
         self._head = head
         self._free_claims = free_claims
         self._tenure: Tenure | None = None
+        self._stopping = False
 
     @property
     def address(self) -> Address:
         """The signer's address."""
         return self._signer.address
+
+    def stop(self) -> None:
+        """Do not take the signer again."""
+        self._stopping = True
 
     def lose(self) -> None:
         """Forget what is believed of the signer: the next `hold` reads it again."""
@@ -80,6 +85,8 @@ class Outbox:
         A new tenure first sends again what was stored and never resolved.
         """
         while self._tenure is None:
+            if self._stopping:
+                raise LeaseLost("the worker stops: the signer is not taken any more")
             chain_nonce = await self._rpc.account_nonce(self.address)
             async with session(self._pool, "take the signer") as connection:
                 await self._register(connection, chain_nonce)
@@ -200,11 +207,12 @@ class Outbox:
         """Renew the lease and send silent transactions again, until cancelled."""
         while True:
             await asyncio.sleep(RENEW_S)
-            if self._tenure is None:
+            tenure = self._tenure  # `send` puts it aside while it commits
+            if tenure is None:
                 continue
             try:
                 async with session(self._pool, "renew the signer's lease") as connection:
-                    held = await signers.renew(connection, self._terms.network, self.address, epoch=self._tenure.epoch)
+                    held = await signers.renew(connection, self._terms.network, self.address, epoch=tenure.epoch)
                 if not held:
                     log.warning("signer_lost", message="Another worker holds the signer now", purpose=self._purpose)
                     self.lose()

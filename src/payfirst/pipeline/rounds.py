@@ -23,7 +23,7 @@ class Rounds:
         self._round = round_of_work
         self._outbox = outbox
         self._wake = asyncio.Event()
-        self._stopping = False
+        self._stopped = asyncio.Event()
 
     def wake(self) -> None:
         """There may be work."""
@@ -31,21 +31,24 @@ class Rounds:
 
     def stop(self) -> None:
         """Let `run` return after the round that is under way."""
-        self._stopping = True
+        self._stopped.set()
+        self._outbox.stop()
         self._wake.set()
 
     async def run(self) -> None:
         """Work until stopped. What is retried leaves no belief about the signer behind."""
-        while not self._stopping:
+        while not self._stopped.is_set():
             self._wake.clear()
             try:
                 worked = await self._round()
             except RetriedError as error:
+                if self._stopped.is_set():
+                    return
                 log.warning(f"{self._name}_postponed", message=f"The {self._name} round is tried again: {error}")
                 self._outbox.lose()
                 await asyncio.sleep(RETRY_S)
                 continue
-            if not worked and not self._stopping:
+            if not worked and not self._stopped.is_set():
                 await self._wait()
 
     async def _wait(self) -> None:

@@ -18,6 +18,8 @@ from payfirst.store.tokens import TokenFacts
 from payfirst.store.transactions import MintItem, UnresolvedHash
 from payfirst.units import Address, BlockHash, MintId, TxHash, hex_text
 
+NAME_CHARS_MAX = 100
+
 
 @dataclass(frozen=True, slots=True)
 class FoundBlock:
@@ -165,11 +167,20 @@ async def token_facts(rpc: RpcClient, terms: Terms, tokens: Sequence[Address], *
         facts.append(
             TokenFacts(
                 address=token,
-                name=str(contracts.decode_result(["string"], mine[0][1])[0]),
-                symbol=str(contracts.decode_result(["string"], mine[1][1])[0]),
+                name=_text(mine[0][1]),
+                symbol=_text(mine[1][1]),
                 mint_amount=int.from_bytes(mine[2][1], "big"),
                 max_mint_count=int.from_bytes(mine[3][1], "big"),
                 minted=int.from_bytes(mine[4][1], "big"),
             )
         )
     return facts
+
+
+def _text(data: bytes) -> str:
+    """A contract's name or symbol, as far as it can be shown: the contract chooses the letters."""
+    try:
+        (said,) = contracts.decode_result(["string"], data)
+    except contracts.UndecodableAnswer:
+        return "?"
+    return "".join(letter for letter in str(said)[:NAME_CHARS_MAX] if letter.isprintable())

@@ -10,7 +10,8 @@ from dataclasses import replace
 from payfirst.chain import contracts
 from payfirst.chain.contracts import Preflight, PreflightItem, PreflightRequest
 from payfirst.chain.fees import gas_limit
-from payfirst.chain.rpc import RpcClient
+from payfirst.chain.rpc import RpcClient, RpcRefused
+from payfirst.errors import RetriedError
 from payfirst.ops.log import FlowLog, get_logger
 from payfirst.pipeline.head import HeadWatch
 from payfirst.pipeline.outbox import Outbox
@@ -31,13 +32,14 @@ from payfirst.pipeline.terms import Terms
 from payfirst.store import settling, tokens, transactions
 from payfirst.store.database import Connection, Pool, session, transaction
 from payfirst.store.settling import Claim, ClaimedPayment, Postponed
-from payfirst.units import Address, TxHash, UnixTime
+from payfirst.units import Address, BlockHash, TxHash, UnixTime
 
 # A claim that is not sent within this time is due again; the signer's epoch keeps the late one from sending.
 LEASE_S = 30.0
 # An authorization that ends this soon after the head would only burn gas.
 SEND_MARGIN_S = 6
 NO_ROOM_S = 0.2
+LOOK_UP_AGAIN_S = 5.0
 
 log = get_logger()
 
@@ -128,17 +130,41 @@ class Settler:
         preflight: Preflight | None = None
         for pay_to in {p.pay_to: None for p in claimed}:
             group = [p for p in claimed if p.pay_to == pay_to]
-            data = contracts.encode_preflight(self._terms.asset, pay_to, [_preflight_request(p) for p in group])
-            preflight = contracts.decode_preflight(await self._rpc.eth_call(to=None, data=data, at=at))
+            preflight = await self._try(group, pay_to, at=at)
             items.update(zip((p.id for p in group), preflight.items, strict=True))
         assert preflight is not None  # noqa: S101 - nothing claimed never gets here
         return replace(preflight, items=tuple(items[p.id] for p in claimed))
+
+    async def _try(self, group: Sequence[ClaimedPayment], pay_to: Address, *, at: BlockHash) -> Preflight:
+        """One pre-flight call; where a payer with code burns all of it, halves, so that the others go on."""
+        data = contracts.encode_preflight(self._terms.asset, pay_to, [_preflight_request(p) for p in group])
+        try:
+            return contracts.decode_preflight(await self._rpc.eth_call(to=None, data=data, at=at))
+        except RpcRefused as refused:
+            if not refused.is_execution:
+                raise
+            if len(group) == 1:
+                burnt = PreflightItem(
+                    code_size=1, balance=group[0].amount, used=False, ok=False, gas_used=0, revert_data=b""
+                )
+                head = self._head.head
+                return Preflight(block_number=head.number, block_time=head.time, items=(burnt,))
+            half = len(group) // 2
+            first = await self._try(group[:half], pay_to, at=at)
+            second = await self._try(group[half:], pay_to, at=at)
+            return replace(first, items=first.items + second.items)
 
     async def _look_up_used(self, plan: SettlementPlan, preflight: Preflight) -> None:
         """Used or cancelled: only the log tells, and only one above the acceptance height is for us."""
         for payment in plan.used:
             use = Use(payment.id, payment.payer, payment.nonce, payment.accepted_height)
-            if await self._recrediter.find(use):
+            try:
+                found = await self._recrediter.find(use)
+            except RetriedError as error:
+                # One look-up that fails holds up nobody else.
+                plan.postponed.append(Postponed(payment.id, LOOK_UP_AGAIN_S, reason=f"looked up again: {error}"))
+                continue
+            if found:
                 plan.postponed.append(Postponed(payment.id, NEXT_BLOCK_S, reason="its use on chain is being confirmed"))
             else:
                 suspect_or_fail(plan, payment, code=NONCE_USED, height=preflight.block_number)

@@ -11,9 +11,10 @@ from payfirst.ops.log import get_logger
 from payfirst.pipeline.recredit import Recrediter, Use
 from payfirst.pipeline.settle_plan import NONCE_USED, SENTENCES
 from payfirst.pipeline.terms import Terms
-from payfirst.store import crediting, heads, processes, transactions
+from payfirst.store import crediting, heads, owed, processes, transactions
 from payfirst.store.crediting import ExpiryCandidate
 from payfirst.store.database import Pool, session, transaction
+from payfirst.store.owed import Debt
 from payfirst.units import BlockHash, BlockNumber
 
 WATCH_S = 1.0
@@ -21,6 +22,7 @@ EXPIRED_PER_ROUND_MAX = 200
 FINAL_PER_ROUND_MAX = 5_000
 
 EXPIRED = "invalid_exact_evm_payload_authorization_valid_before"
+LOST_SENTENCE = "A reorg took this payment, and its authorization expired before it could be sent again."
 EXPIRED_SENTENCE = "The authorization's validBefore passed before it could be settled. No money moved; pay again."
 
 log = get_logger()
@@ -40,6 +42,7 @@ class Watcher:
         while True:
             try:
                 await self.expire()
+                await self.give_up_lost()
                 await self.finalize()
                 async with session(self._pool, "forget silent processes") as connection:
                     await processes.forget_silent(connection)
@@ -69,6 +72,28 @@ class Watcher:
             ended += await crediting.fail_expired(connection, not_ours, code=NONCE_USED, sentence=SENTENCES[NONCE_USED])
         for payment_id in ended:
             log.info("payment_failed", message=f"❌ Payment expired unsettled: {payment_id}", payment_id=payment_id)
+
+    async def give_up_lost(self) -> None:
+        """What a reorg took and time keeps from coming back: `lost`, and owed to the seller who may have minted."""
+        async with session(self._pool, "look for lost payments") as connection:
+            cursor = (await heads.cursor(connection, self._terms.network)).block
+            candidates = await crediting.lost_candidates(
+                connection,
+                network=self._terms.network,
+                asset=self._terms.asset,
+                chain_time=cursor.time,
+                limit=EXPIRED_PER_ROUND_MAX,
+            )
+        if not candidates:
+            return
+        used = await self._used(candidates, at=cursor.hash)
+        gone = [c.id for c, is_used in zip(candidates, used, strict=True) if not is_used]
+        async with transaction(self._pool, "give up lost payments") as connection:
+            lost = await crediting.mark_lost(connection, gone, sentence=LOST_SENTENCE)
+            debts = [Debt(payment_id, None) for payment_id in lost]
+            await owed.write(connection, debts, direction="to_seller", reason="payment_lost")
+        for payment_id in lost:
+            log.error("payment_lost", message=f"{LOST_SENTENCE} Payment {payment_id}", payment_id=payment_id)
 
     async def _used(self, candidates: list[ExpiryCandidate], *, at: BlockHash) -> list[bool]:
         calls = [

@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 
 import msgspec
@@ -53,7 +53,8 @@ async def work(*, database_url: str, rpc_urls: tuple[str, ...], terms: Terms, ke
     pool = await database.connect(database_url, name="worker", size=POOL_SIZE)
     try:
         async with RpcClient(rpc_urls) as rpc:
-            await _demand_chain(rpc, terms)
+            if not await _unless(stop, _demand_chain(rpc, terms)):
+                return
             await _Worker(pool, rpc, database_url=database_url, terms=terms, keys=keys).run(stop)
     finally:
         await asyncio.wait_for(pool.close(), STOP_S)
@@ -92,7 +93,7 @@ class _Worker:
             pid=os.getpid(),
         )
         self._flow_log = FlowLog(get_logger())
-        self._head = HeadWatch(pool, rpc, network=terms.network, poll_s=terms.poll_s)
+        self._head = HeadWatch(pool, rpc, network=terms.network, poll_s=terms.poll_s, final_depth=terms.final_depth)
         recrediter = Recrediter(pool, rpc, terms=terms)
         owner = str(self._process.id)
         self._settle_outbox = Outbox(
@@ -131,7 +132,8 @@ class _Worker:
         self._mint_notifier.wake()
 
     async def run(self, stop: asyncio.Event) -> None:
-        await self._started()
+        if not await _unless(stop, self._started()):
+            return
         # What sends is let finish its step; what only looks and records is cancelled after it.
         sending = {"settle": self._settler.rounds.run, "mint": self._minter.rounds.run}
         looking = {
@@ -208,6 +210,21 @@ class _Worker:
             except StoreUnavailable as error:
                 log.warning("heartbeat_missed", message=f"No heartbeat could be written: {error}")
             await asyncio.sleep(HEARTBEAT_S)
+
+
+async def _unless(stop: asyncio.Event, start: Coroutine[None, None, None]) -> bool:
+    """Await `start`, whatever it waits for, unless `stop` is set first; True when it came to its end."""
+    starting, asked = asyncio.create_task(start), asyncio.create_task(_until(stop))
+    try:
+        await asyncio.wait([starting, asked], return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            return True
+        return False
+    finally:
+        for task in (starting, asked):
+            task.cancel()
+        await asyncio.wait([starting, asked])
 
 
 async def _until(stop: asyncio.Event) -> None:

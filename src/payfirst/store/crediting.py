@@ -40,6 +40,22 @@ WHERE id = ANY($1::uuid[]) AND status = 'pending'
 RETURNING id
 """
 
+# lost_candidates: completed payments that a reorg took and that no block from the cursor on can bring back.
+LOST_CANDIDATES = """
+SELECT id, payer, authorization_nonce, accepted_height FROM payment_queue
+WHERE network = $1 AND asset = $2 AND status = 'completed' AND finality = 'reorged' AND valid_before <= $3
+ORDER BY id LIMIT $4
+"""
+
+# mark_lost: a completed payment whose money cannot come any more; its row and its mints stay.
+# finality: reorged -> lost
+MARK_LOST = """
+UPDATE payment_queue
+SET finality = 'lost', error_code = 'payment_lost', error = $2, processed_at = now()
+WHERE id = ANY($1::uuid[]) AND status = 'completed' AND finality = 'reorged'
+RETURNING id
+"""
+
 # credit_candidates: the payments that these authorizations belong to, whatever has become of them.
 CREDIT_CANDIDATES = """
 SELECT p.id, p.token_address, p.payer, p.pay_to, p.amount, p.quantity, p.recipient, p.authorization_nonce, p.status,
@@ -59,9 +75,10 @@ SET status = 'completed', finality = 'open', tx_hash = e.tx_hash, settled_block 
     supply_reserved = e.reserved, processed_at = now(), error = NULL, error_code = NULL, suspected_code = NULL,
     suspected_height = NULL, lease_owner = NULL, lease_until = NULL
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::int[], $7::bool[], $8::jsonb[],
-            $9::bool[])
-     AS e(id, expected, tx_hash, block, block_hash, log_index, ours, result, reserved)
+            $9::bool[], $10::bool[])
+     AS e(id, expected, tx_hash, block, block_hash, log_index, ours, result, reserved, was_reserved)
 WHERE p.id = e.id AND p.status = e.expected AND p.status IN ('pending', 'sent', 'failed')
+  AND p.supply_reserved = e.was_reserved
 """
 
 # mark_back: a completed payment whose transfer a reorg took is in the chain again.
@@ -87,7 +104,7 @@ WHERE m.payment_id = e.id AND m.payment_tx_hash <> e.tx_hash
 RETURN_REVERTED = """
 UPDATE payment_queue
 SET status = 'pending', tx_hash = NULL, processed_at = now(), next_attempt_at = now() + interval '1 second'
-WHERE id = ANY($1::uuid[]) AND status = 'sent'
+WHERE id = ANY($1::uuid[]) AND status = 'sent' AND tx_hash = ANY($2::text[])
 """
 
 # fail_used_before: the authorization was used at or below the acceptance height, so that was not for us.
@@ -155,6 +172,7 @@ class Completion:
     block_hash: BlockHash
     log_index: int
     ours: bool
+    was_reserved: bool  # as it was read: a settler may have reserved since
     reserved: bool
     result_json: str
 
@@ -173,7 +191,25 @@ async def expiry_candidates(
     connection: Connection, *, network: str, asset: Address, chain_time: UnixTime, limit: int
 ) -> list[ExpiryCandidate]:
     """Pending payments that no block from `chain_time` on can settle."""
-    rows = await connection.fetch(EXPIRY_CANDIDATES, network, hex_text(asset), chain_time, limit)
+    return await _past_their_end(connection, EXPIRY_CANDIDATES, network, asset, chain_time, limit)
+
+
+async def lost_candidates(
+    connection: Connection, *, network: str, asset: Address, chain_time: UnixTime, limit: int
+) -> list[ExpiryCandidate]:
+    """Completed payments that a reorg took and no block from `chain_time` on can bring back."""
+    return await _past_their_end(connection, LOST_CANDIDATES, network, asset, chain_time, limit)
+
+
+async def mark_lost(connection: Connection, ids: Sequence[uuid.UUID], *, sentence: str) -> list[uuid.UUID]:
+    """The money cannot come any more; the caller writes what the seller is owed in the same transaction."""
+    return [row["id"] for row in await connection.fetch(MARK_LOST, ids, sentence)]
+
+
+async def _past_their_end(
+    connection: Connection, query: str, network: str, asset: Address, chain_time: UnixTime, limit: int
+) -> list[ExpiryCandidate]:
+    rows = await connection.fetch(query, network, hex_text(asset), chain_time, limit)
     return [
         ExpiryCandidate(
             row["id"],
@@ -238,6 +274,7 @@ async def mark_completed(connection: Connection, completions: Sequence[Completio
         [c.ours for c in completions],
         [c.result_json for c in completions],
         [c.reserved for c in completions],
+        [c.was_reserved for c in completions],
     )
     if changed != f"UPDATE {len(completions)}":
         raise LeaseLost(f"{changed} of {len(completions)} payments to complete")
@@ -259,9 +296,9 @@ async def mark_back(connection: Connection, completions: Sequence[Completion]) -
     await connection.execute(MARK_BACK_MINTS, ids, hashes)
 
 
-async def return_reverted(connection: Connection, ids: Sequence[uuid.UUID]) -> None:
-    """Payments whose transaction was mined without them are pending again."""
-    await connection.execute(RETURN_REVERTED, ids)
+async def return_reverted(connection: Connection, ids: Sequence[uuid.UUID], *, mined: Sequence[TxHash]) -> None:
+    """Payments that one of the `mined` transactions was to carry, and did not, are pending again."""
+    await connection.execute(RETURN_REVERTED, ids, [hex_text(h) for h in mined])
 
 
 async def fail_used_before(connection: Connection, ids: Sequence[uuid.UUID], *, code: str, sentence: str) -> None:

@@ -10,7 +10,7 @@ from payfirst.store.database import Connection
 from payfirst.store.rows import bytes_of
 from payfirst.units import BlockHash, BlockNumber, UnixTime, hex_text
 
-# start_head: the first look at a chain; the cursor starts at its head, because nothing before it was ours.
+# start_head: the first look at a chain; the cursor starts at a block that is final, before anything was ours.
 START_HEAD = """
 INSERT INTO chain_heads (network, head_height, head_hash, head_time, cursor_height, cursor_hash, cursor_time)
 VALUES ($1, $2, $3, $4, $2, $3, $4)

@@ -56,6 +56,13 @@ UPDATE mint_queue SET lease_owner = NULL, lease_until = NULL
 WHERE network = $1 AND status = 'pending' AND lease_owner = $2 AND lease_epoch < $3
 """
 
+# lock_paid: the payments of these units that the chain still holds; no reorg is undone until this commit ends.
+LOCK_PAID = """
+SELECT id FROM payment_queue
+WHERE id = ANY($1::uuid[]) AND status = 'completed' AND finality IN ('open', 'final')
+ORDER BY id FOR SHARE
+"""
+
 # mark_mints_sent: the transaction that carries them is stored in this same commit.
 # moves: pending -> sent
 MARK_MINTS_SENT = """
@@ -69,7 +76,7 @@ WHERE id = ANY($1::uuid[]) AND status = 'pending' AND lease_owner = $3 AND lease
 POSTPONE_MINTS = """
 UPDATE mint_queue m
 SET lease_owner = NULL, lease_until = NULL, next_attempt_at = now() + $2 * interval '1 second',
-    suspected_code = $3, suspected_height = $4, error = $5
+    suspected_code = $3, suspected_height = $4, error = $5, attempts = attempts + 1
 WHERE m.id = ANY($1::uuid[]) AND m.status = 'pending' AND m.lease_owner = $6 AND m.lease_epoch = $7
 """
 
@@ -89,7 +96,7 @@ RETURNING m.id, m.token_address, m.payment_id, m.created_at, old.status AS befor
 RETURN_MINTS = """
 UPDATE mint_queue
 SET status = 'pending', mint_tx_hash = NULL, processed_at = now(), next_attempt_at = now() + interval '1 second'
-WHERE id = ANY($1::uuid[]) AND status = 'sent'
+WHERE id = ANY($1::uuid[]) AND status = 'sent' AND mint_tx_hash = ANY($2::text[])
 """
 
 # mark_owed: a unit that cannot be delivered; the row stays, and `owed` names it.
@@ -208,6 +215,13 @@ async def free_claims(connection: Connection, *, network: str, claim: Claim) -> 
     await connection.execute(FREE_MINT_CLAIMS, network, claim.owner, claim.epoch)
 
 
+async def lock_paid(connection: Connection, payment_ids: Sequence[uuid.UUID]) -> None:
+    """Raises LeaseLost when a reorg has taken one of the payments since its units were claimed."""
+    wanted = set(payment_ids)
+    if len(await connection.fetch(LOCK_PAID, list(wanted))) != len(wanted):
+        raise LeaseLost("a reorg has taken a payment whose units were about to be minted")
+
+
 async def mark_sent(connection: Connection, ids: Sequence[uuid.UUID], *, tx_hash: TxHash, claim: Claim) -> None:
     """Turn the batch `sent`, all of it: raises LeaseLost (and so undoes everything) otherwise."""
     changed = await connection.execute(MARK_MINTS_SENT, ids, hex_text(tx_hash), claim.owner, claim.epoch)
@@ -242,9 +256,9 @@ async def mark_minted(
     ]
 
 
-async def return_to_queue(connection: Connection, ids: Sequence[uuid.UUID]) -> None:
-    """Units whose transaction was mined without them are pending again."""
-    await connection.execute(RETURN_MINTS, ids)
+async def return_to_queue(connection: Connection, ids: Sequence[uuid.UUID], *, mined: Sequence[TxHash]) -> None:
+    """Units that one of the `mined` transactions was to carry, and did not, are pending again."""
+    await connection.execute(RETURN_MINTS, ids, [hex_text(h) for h in mined])
 
 
 async def mark_owed(

@@ -64,7 +64,7 @@ ORDER BY id FOR UPDATE
 POSTPONE = """
 UPDATE payment_queue p
 SET lease_owner = NULL, lease_until = NULL, next_attempt_at = now() + d.delay_s * interval '1 second',
-    suspected_code = d.code, suspected_height = d.height, error = d.error
+    suspected_code = d.code, suspected_height = d.height, error = d.error, attempts = attempts + 1
 FROM unnest($1::uuid[], $2::float8[], $3::text[], $4::bigint[], $5::text[]) AS d(id, delay_s, code, height, error)
 WHERE p.id = d.id AND p.status = 'pending' AND p.lease_owner = $6 AND p.lease_epoch = $7
 """

@@ -20,7 +20,7 @@ from payfirst.chain.abi import decode_result, encode_call
 from payfirst.chain.signers import Signer
 from payfirst.config import load
 from payfirst.local import children
-from payfirst.local.chain import LocalChain, dev_address, dev_key
+from payfirst.local.chain import BLOCK_GAS, LocalChain, dev_address, dev_key
 from payfirst.pipeline import worker
 from payfirst.pipeline.terms import Terms
 from payfirst.pipeline.worker import Keys
@@ -278,10 +278,15 @@ class Rig:
 
 @contextlib.asynccontextmanager
 async def open_rig(
-    database_url: str, pool: Pool, *, max_mint_count: int = 1_000_000, block_time_s: float | None = BLOCK_TIME_S
+    database_url: str,
+    pool: Pool,
+    *,
+    max_mint_count: int = 1_000_000,
+    block_time_s: float | None = BLOCK_TIME_S,
+    block_gas: int = BLOCK_GAS,
 ) -> AsyncIterator[Rig]:
     """A chain, a token on offer, and an API; workers are the test's to start."""
-    async with LocalChain(block_time_s=block_time_s) as chain:
+    async with LocalChain(block_time_s=block_time_s, block_gas=block_gas) as chain:
         await chain.fund_gas([dev_address("settle"), dev_address("mint")], Wei(10**20))
         token = await chain.deploy(
             "MintToken", "Flow", "FLOW", MINT_AMOUNT, max_mint_count, dev_address("seller"), dev_address("mint")

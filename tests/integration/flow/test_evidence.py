@@ -7,11 +7,12 @@ from collections.abc import Awaitable, Callable
 from payfirst.chain import contracts
 from payfirst.chain.abi import encode_call
 from payfirst.local.chain import DEV_OWNER_KEY
+from payfirst.store.database import Pool
 from payfirst.units import Address, Wei
 from payfirst.x402.payload import Authorization
 from payfirst.x402.signing import sign_authorization
 
-from .rig import MINT_AMOUNT, PRICE, Buyer, Rig
+from .rig import MINT_AMOUNT, PRICE, Buyer, Rig, open_rig
 
 FRIEND = Address(b"\x77" * 20)
 
@@ -213,3 +214,15 @@ async def move_before(rig: Rig, payer: Address, data: bytes) -> None:
     await rig.chain.rpc.call("anvil_dropAllTransactions", result=object)
     await rig.chain.rpc.call("eth_sendTransaction", fields, result=object)
     await rig.chain.mine(1)
+
+
+async def test_payers_with_code_that_burn_the_pre_flight_hold_up_nobody(database_url: str, pool: Pool) -> None:
+    """Together they exceed what the node lets a call burn; the pre-flight halves until the others go on."""
+    async with open_rig(database_url, pool, block_gas=10_000_000) as rig, rig.working():
+        burners = await rig.buyers(12)
+        (honest,) = await rig.buyers(1)
+        for burner in burners:
+            await rig.chain.set_code(burner.address, b"\xfe")
+            await rig.pay(burner)
+        await rig.pay(honest, 2)
+        await rig.until_counts(payments_completed=1, mints_completed=2, payments_pending=12)

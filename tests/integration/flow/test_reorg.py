@@ -56,6 +56,39 @@ async def test_mints_wait_while_their_payment_is_off_the_chain(rig: Rig) -> None
     assert await rig.counts() == {"payments_completed": 1, "mints_pending": 1}
 
 
+async def test_a_payment_that_cannot_come_back_is_lost_and_owed_to_the_seller(rig: Rig) -> None:
+    """A reorg takes it, and its authorization has expired before it could be mined again."""
+    (buyer,) = await rig.buyers(1)
+    async with rig.working():
+        head = await rig.chain.rpc.head()
+        await rig.order(buyer, 1, authorization=buyer.authorize(seconds=300, chain_time=head.time))
+        await rig.until_counts(mints_completed=1)
+        depth = (await rig.chain.rpc.head()).number - await first_settled(rig) + 2
+        await rig.chain.set_automine(False)
+        await rig.chain.rpc.call("anvil_reorg", depth, [], result=object)
+        await rig.chain.rpc.call("evm_increaseTime", 600, result=object)
+        await rig.chain.set_interval(1)
+
+        async def lost() -> bool:
+            return bool(await rig.pool.fetchval("SELECT count(*) FROM payment_queue WHERE finality = 'lost'") == 1)
+
+        await rig.until(lost)
+    owed = await rig.pool.fetch("SELECT direction, reason, amount::int8 FROM owed")
+    assert [tuple(row) for row in owed] == [("to_seller", "payment_lost", 10_000)]
+    assert await rig.pool.fetchval("SELECT status FROM payment_queue") == "completed"
+
+
+async def test_a_reorg_around_the_first_look_at_the_chain_is_followed(rig: Rig) -> None:
+    """The scan begins at a block that no reorg takes, not at the tip it happened to see."""
+    (buyer,) = await rig.buyers(1)
+    async with rig.working(final_depth=5):
+        await rig.chain.rpc.call("anvil_reorg", 3, [], result=object)
+        (buyer,) = await rig.buyers(1)
+        await rig.pay(buyer)
+        await rig.until_counts(payments_completed=1, mints_completed=1)
+    await rig.check_invariants()
+
+
 async def test_deep_blocks_become_final(rig: Rig) -> None:
     """Past the configured depth nothing is watched any more."""
     (buyer,) = await rig.buyers(1)

@@ -117,9 +117,16 @@ def test_money_for_nobodys_order_is_said_and_changes_nothing() -> None:
 def test_a_use_at_or_below_the_acceptance_height_was_not_for_us() -> None:
     """Copied from public calldata and posted here."""
     pending = replace(PAYMENT, status=PaymentStatus.PENDING, accepted_height=HEAD.number)
-    found = plan(payment=pending, paid=(TRANSFER,))
+    theirs = replace(TRANSFER, tx_hash=THEIRS)
+    found = plan(payment=pending, paid=(theirs,))
     assert (found.credits, found.used_before) == ([], [PAYMENT_ID])
-    assert plan(payment=replace(pending, accepted_height=BlockNumber(99)), paid=(TRANSFER,)).used_before == []
+    assert plan(payment=replace(pending, accepted_height=BlockNumber(99)), paid=(theirs,)).used_before == []
+
+
+def test_our_own_settlement_mined_anew_below_the_acceptance_height_is_credited() -> None:
+    """A reorg may put it there; nobody can have copied what we signed before it was accepted."""
+    found = plan(payment=replace(PAYMENT, accepted_height=HEAD.number), paid=(TRANSFER,), ours=(mined(),))
+    assert [(c.payment.id, c.ours) for c in found.credits] == [(PAYMENT_ID, True)]
 
 
 def test_reading_a_block_again_credits_nothing_again() -> None:
