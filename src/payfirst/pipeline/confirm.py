@@ -56,7 +56,6 @@ class Confirmer:
         self._on_capacity = on_capacity
         self._on_mints = on_mints
         self._pay_tos: set[Address] = {terms.pay_to}
-        self._tokens: list[Address] = []
         self._tokens_synced_at = float("-inf")
 
     async def run(self) -> None:
@@ -96,10 +95,10 @@ class Confirmer:
         if blocks[0].head.parent_hash != cursor.hash:
             await self._undo_reorg(cursor)
             return True
-        await self._read(cursor, _linked(blocks))
+        await self._read(cursor, _linked(blocks), newest=BlockNumber(target))
         return True
 
-    async def _read(self, cursor: ReadBlock, blocks: Sequence[Block]) -> None:
+    async def _read(self, cursor: ReadBlock, blocks: Sequence[Block], *, newest: BlockNumber) -> None:
         async with session(self._pool, "read unresolved transactions") as connection:
             unresolved = await transactions.unresolved_hashes(connection, self._terms.network)
         waiting = {u.transaction_id: u.item_count for u in unresolved.values() if u.purpose == "settle"}
@@ -107,10 +106,10 @@ class Confirmer:
             self._flow_log.confirmations_checked(count=sum(waiting.values()))
         found = await scan.find(self._rpc, blocks, asset=self._terms.asset, pay_tos=self._pay_tos, ours=unresolved)
         for block in found:
-            cursor = await self._apply(cursor, block, unresolved)
+            cursor = await self._apply(cursor, block, unresolved, is_newest=block.head.number == newest)
 
     async def _apply(
-        self, cursor: ReadBlock, block: scan.FoundBlock, unresolved: dict[TxHash, UnresolvedHash]
+        self, cursor: ReadBlock, block: scan.FoundBlock, unresolved: dict[TxHash, UnresolvedHash], *, is_newest: bool
     ) -> ReadBlock:
         started = time.monotonic()
         async with session(self._pool, "read what a block concerns") as connection:
@@ -123,7 +122,7 @@ class Confirmer:
                 unresolved=unresolved,
             )
         plan = plan_block(evidence)
-        facts = await self._token_facts(block, minted={u.token for u in evidence.minted})
+        facts = await self._token_facts(block, minted={u.token for u in evidence.minted}, is_newest=is_newest)
         after = read_block(block.head)
         async with transaction(self._pool, "apply a block") as connection:
             await heads.move(connection, self._terms.network, before=cursor, after=after)
@@ -167,22 +166,21 @@ class Confirmer:
         if given_up:
             await owed.settle_minted(connection, given_up)
 
-    async def _token_facts(self, block: scan.FoundBlock, *, minted: Collection[Address]) -> list[TokenFacts]:
+    async def _token_facts(
+        self, block: scan.FoundBlock, *, minted: Collection[Address], is_newest: bool
+    ) -> list[TokenFacts]:
         """Contract facts at this very block, so that `minted` and `reserved` change in one commit."""
-        loop_time = asyncio.get_running_loop().time()
+        now = asyncio.get_running_loop().time()
+        # In a block of the past a token's contract may not stand yet: all are read only where the chain is now.
+        is_due = is_newest and now - self._tokens_synced_at >= TOKEN_SYNC_S
         wanted = list(minted)
-        if loop_time - self._tokens_synced_at >= TOKEN_SYNC_S:
+        if is_due:
             async with session(self._pool, "read the tokens") as connection:
-                self._tokens = [t.address for t in await tokens.read(connection, self._terms.network)]
-            self._tokens_synced_at = loop_time
-            wanted = self._tokens
-        if not wanted:
-            return []
-        return await scan.token_facts(self._rpc, self._terms, wanted, at=block.head.hash)
-
-    def sync_tokens_soon(self) -> None:
-        """Read all tokens from the chain at the next block."""
-        self._tokens_synced_at = float("-inf")
+                wanted = [t.address for t in await tokens.read(connection, self._terms.network)]
+        facts = await scan.token_facts(self._rpc, self._terms, wanted, at=block.head.hash) if wanted else []
+        if is_due:
+            self._tokens_synced_at = now
+        return facts
 
     def _report(
         self, plan: BlockPlan, created: list[credit.Created], block: scan.FoundBlock, *, seconds: float

@@ -8,7 +8,7 @@ from payfirst.chain import contracts
 from payfirst.chain.abi import encode_call
 from payfirst.local.chain import DEV_OWNER_KEY
 from payfirst.store.database import Pool
-from payfirst.units import Address, Wei
+from payfirst.units import Address, Wei, hex_text
 from payfirst.x402.payload import Authorization
 from payfirst.x402.signing import sign_authorization
 
@@ -226,3 +226,23 @@ async def test_payers_with_code_that_burn_the_pre_flight_hold_up_nobody(database
             await rig.pay(burner)
         await rig.pay(honest, 2)
         await rig.until_counts(payments_completed=1, mints_completed=2, payments_pending=12)
+
+
+async def test_a_mint_mined_without_effect_waits_longer_each_time(rig: Rig) -> None:
+    """A contract that takes the call and does nothing costs gas on every try; the unit comes when it mints again."""
+    (buyer,) = await rig.buyers(1)
+    code = await rig.chain.rpc.call("eth_getCode", hex_text(rig.token), "latest", result=str)
+    async with rig.working():
+        await rig.chain.rpc.call("anvil_setCode", hex_text(rig.token), "0x", result=object)
+        await rig.pay(buyer)
+
+        async def tried_twice() -> bool:
+            return bool(await rig.pool.fetchval("SELECT attempts >= 2 AND status = 'pending' FROM mint_queue"))
+
+        await rig.until(tried_twice)
+        waits = "extract(epoch FROM next_attempt_at - processed_at)::int4"
+        delay = await rig.pool.fetchval(f"SELECT {waits} FROM mint_queue")
+        await rig.chain.rpc.call("anvil_setCode", hex_text(rig.token), code, result=object)
+        await rig.until_counts(mints_completed=1)
+    assert delay == 2
+    await rig.check_invariants()
