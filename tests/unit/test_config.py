@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from payfirst.config import (
     KEYS,
+    SECRET_VARIABLES,
     SECTIONS,
     SETTINGS,
     VARIABLES,
@@ -335,8 +336,8 @@ def test_worker_has_both_keys_from_the_environment() -> None:
     """Keys come as 32 bytes to those who ask for them, and their sources are told."""
     config = load(role="worker", environ=WORKER)
     signers = config.worker_signers()
-    assert signers.settle_key_bytes == bytes.fromhex("a1" * 32)
-    assert signers.mint_key_bytes == bytes.fromhex("b2" * 32)
+    assert signers.settle_keys == (bytes.fromhex("a1" * 32),)
+    assert signers.mint_keys == (bytes.fromhex("b2" * 32),)
     assert config.sources["signers.mint_key"] == "environment: PAYFIRST_SIGNERS__MINT_KEY"
 
 
@@ -346,14 +347,14 @@ def test_worker_reads_key_files() -> None:
     write('[signers]\nsettle_key_file = "settle.key"\n')
     environ = PAID | {"PAYFIRST_SIGNERS__MINT_KEY": MINT_KEY}
     config = load(role="worker", environ=environ)
-    assert config.worker_signers().settle_key_bytes == bytes.fromhex("a1" * 32)
+    assert config.worker_signers().settle_keys == (bytes.fromhex("a1" * 32),)
     assert config.sources["signers.settle_key"] == "settle.key (signers.settle_key_file)"
 
 
 def test_worker_without_keys_is_refused() -> None:
     """Both missing keys are told, with both ways to give them."""
     found = faults("worker", PAID)
-    assert set(found) == set(KEYS)
+    assert set(found) == {"signers.settle_key", "signers.mint_key"}
     assert "PAYFIRST_SIGNERS__MINT_KEY" in found["signers.mint_key"].expected
     assert "signers.mint_key_file" in found["signers.mint_key"].expected
 
@@ -371,13 +372,50 @@ def test_raw_key_in_the_file_is_refused_in_every_role(role: Role) -> None:
 
 def test_api_with_a_key_in_its_environment_is_refused() -> None:
     """The process that faces the internet holds no key; without them the same environment is good."""
-    found = faults("api", WORKER)
+    secrets = WORKER | {"PAYFIRST_SIGNERS__PASSPHRASE": "correct horse"}
+    found = faults("api", secrets)
     assert set(found) == set(KEYS)
     expected = found["signers.settle_key"].expected
     assert "the API process holds no key: start it without PAYFIRST_SIGNERS__SETTLE_KEY" in expected
-    config = load(role="api", environ=without_keys(WORKER))
+    config = load(role="api", environ=without_keys(secrets))
     assert config.signers is None
-    assert set(WORKER) - set(without_keys(WORKER)) == {"PAYFIRST_SIGNERS__SETTLE_KEY", "PAYFIRST_SIGNERS__MINT_KEY"}
+    assert set(secrets) - set(without_keys(secrets)) == set(SECRET_VARIABLES)
+
+
+def test_another_programs_secrets_are_not_handed_to_the_api_either() -> None:
+    """Whatever else of ours is a key or a passphrase stays with who was given it."""
+    others = {"PAYFIRST_BUYER_KEY": SETTLE_KEY, "PAYFIRST_BUYER_PASSPHRASE": "x", "HOME": "/"}
+    assert without_keys(others) == {"HOME": "/"}
+
+
+def test_several_keys_of_a_purpose_are_separated_by_commas() -> None:
+    """Each becomes a signer of its own."""
+    second = "0x" + "c3" * 32
+    config = load(role="worker", environ=WORKER | {"PAYFIRST_SIGNERS__SETTLE_KEY": f"{SETTLE_KEY}, {second}"})
+    assert config.worker_signers().settle_keys == (bytes.fromhex("a1" * 32), bytes.fromhex("c3" * 32))
+
+
+@pytest.mark.parametrize("keys", [f"{SETTLE_KEY},{SETTLE_KEY}", f"{SETTLE_KEY},0x12", f"{SETTLE_KEY},0x{'0' * 64}"])
+def test_several_keys_are_each_judged(keys: str) -> None:
+    """Twice the same, or one that is none."""
+    fault = only_fault("worker", WORKER | {"PAYFIRST_SIGNERS__SETTLE_KEY": keys})
+    assert fault.setting == "signers.settle_key"
+    assert "a1a1" not in str(fault)
+
+
+def test_a_key_for_both_purposes_is_found_among_several() -> None:
+    """An account's nonces have one owner."""
+    fault = only_fault("worker", WORKER | {"PAYFIRST_SIGNERS__MINT_KEY": f"{MINT_KEY},{SETTLE_KEY}"})
+    assert fault.setting == "signers.mint_key"
+
+
+def test_a_keystore_stands_for_a_key() -> None:
+    """Its name says for what, so the missing other purpose is told."""
+    Path("payfirst-data/signers").mkdir(parents=True)
+    Path(f"payfirst-data/signers/settle-0x{'ab' * 20}.json").write_text("{}")
+    fault = only_fault("worker", PAID)
+    assert fault.setting == "signers.mint_key"
+    assert "payfirst signers new --purpose mint" in fault.expected
 
 
 @pytest.mark.parametrize("role", ["api", "tool"])

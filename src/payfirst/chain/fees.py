@@ -32,6 +32,22 @@ def fees_at(base_fee: Wei, *, priority_fee: Wei, max_fee_cap: Wei) -> Fees | Non
     return Fees(max_fee=Wei(max_fee), max_priority_fee=Wei(min(priority_fee, max_fee)))
 
 
+def replacement_fees(previous: Fees, base_fee: Wei, *, priority_fee: Wei, max_fee_cap: Wei) -> Fees | None:
+    """Fees for the same account nonce again; None when the cap leaves no room for a bid that nodes take as one.
+
+    Nodes ask for both fees to be a tenth (geth) or an eighth (others) above those of the transaction in their pool.
+    """
+    max_fee = max(_an_eighth_more(previous.max_fee), min(2 * base_fee + priority_fee, max_fee_cap))
+    tip = max(_an_eighth_more(previous.max_priority_fee), priority_fee)
+    if max_fee > max_fee_cap or tip > max_fee:
+        return None
+    return Fees(max_fee=Wei(max_fee), max_priority_fee=Wei(tip))
+
+
+def _an_eighth_more(fee: Wei) -> int:
+    return max(fee + 1, -(-fee * 9 // 8))
+
+
 def intrinsic_gas(calldata: bytes) -> Gas:
     """What a call costs before its first instruction."""
     zeros = calldata.count(0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from eth_account import Account
+from eth_account.typed_transactions.typed_transaction import TypedTransaction
+from hexbytes import HexBytes
 
 from payfirst.chain.fees import Fees
 from payfirst.units import AccountNonce, Address, Gas, TxHash, checksum_address
@@ -57,3 +59,9 @@ class Signer:
             gas_limit=gas_limit,
             fees=fees,
         )
+
+
+def call_data(signed: bytes) -> bytes:
+    """The calldata of a transaction that `Signer.sign` made."""
+    transaction = TypedTransaction.from_bytes(HexBytes(signed)).as_dict()
+    return bytes(transaction["data"])

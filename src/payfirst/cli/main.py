@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import payfirst
-from payfirst.cli import db, tokens
+from payfirst.cli import db, signers, tokens
 from payfirst.cli.settings import ConfigOption
 from payfirst.errors import PayfirstError
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(db.app, name="db")
 app.add_typer(tokens.app, name="tokens")
+app.add_typer(signers.app, name="signers")
 
 # Each command imports what it needs when it runs: the API's processes have no use for the signers' libraries.
 

@@ -7,12 +7,15 @@ import signal
 from pathlib import Path
 
 from payfirst import config as configuration
+from payfirst.chain import keystores
 from payfirst.chain.signers import Signer
 from payfirst.cli import settings
+from payfirst.errors import OperatorError
 from payfirst.ops import log
 from payfirst.pipeline import worker
 from payfirst.pipeline.terms import Terms
 from payfirst.pipeline.worker import Keys
+from payfirst.units import Address, checksum_address
 
 
 def work(config: Path | None) -> None:
@@ -52,6 +55,8 @@ def terms(config: configuration.Config) -> Terms:
         tx_gas_max=config.network.tx_gas_max,
         max_fee=config.network.max_fee_wei,
         priority_fee=config.network.priority_fee_wei,
+        replace_after_s=config.network.replace_after_s,
+        abandon_after_s=config.network.abandon_after_s,
         settle_mode=config.settle.mode,
         settle_batch_max=config.settle.batch_max,
         settle_unresolved_max=config.settle.unresolved_max,
@@ -63,6 +68,28 @@ def terms(config: configuration.Config) -> Terms:
 
 
 def keys(config: configuration.Config) -> Keys:
-    """The workers' signers."""
+    """The workers' signers: the configured keys and the keystores, which take a second each to decrypt."""
     signers = config.worker_signers()
-    return Keys(settle=Signer(signers.settle_key_bytes), mint=Signer(signers.mint_key_bytes))
+    passphrase = None if signers.passphrase is None else signers.passphrase.get_secret_value()
+    found: dict[str, dict[Address, Signer]] = {"settle": {}, "mint": {}}
+    for purpose, raw in (("settle", signers.settle_keys), ("mint", signers.mint_keys)):
+        for key in raw:
+            signer = Signer(key)
+            found[purpose][signer.address] = signer
+    for entry in keystores.find(config.signers_dir):
+        if entry.address in found[entry.purpose]:
+            continue
+        found[entry.purpose][entry.address] = Signer(keystores.unlock(entry, passphrase))
+    both = found["settle"].keys() & found["mint"].keys()
+    if both:
+        raise OperatorError(
+            f"{checksum_address(next(iter(both)))} is to settle and to mint: give each purpose a key of its own,"
+            " because an account's nonces have one owner"
+        )
+    for purpose, signers_of in found.items():
+        if not signers_of:
+            raise OperatorError(
+                f"there is no {purpose} signer: run payfirst signers new --purpose {purpose}, or set"
+                f" PAYFIRST_SIGNERS__{purpose.upper()}_KEY"
+            )
+    return Keys(settle=tuple(found["settle"].values()), mint=tuple(found["mint"].values()))

@@ -5,11 +5,22 @@
 
 from payfirst.config.example import example_text
 from payfirst.config.loading import ConfigurationError, Fault, load, without_keys
-from payfirst.config.settings import KEY_VARIABLES, KEYS, SECTIONS, SETTINGS, VARIABLES, Config, Role, Signers
+from payfirst.config.settings import (
+    KEY_VARIABLES,
+    KEYS,
+    SECRET_VARIABLES,
+    SECTIONS,
+    SETTINGS,
+    VARIABLES,
+    Config,
+    Role,
+    Signers,
+)
 
 __all__ = [
     "KEYS",
     "KEY_VARIABLES",
+    "SECRET_VARIABLES",
     "SECTIONS",
     "SETTINGS",
     "VARIABLES",

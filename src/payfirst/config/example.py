@@ -20,8 +20,9 @@ def example_text() -> str:
             lines += ["", f"[{section}]"]
             if section == "signers":
                 lines += [
-                    "# Only workers hold keys, and no key stands in this file. Name a file for each, or set, for",
-                    f"# workers only, {' and '.join(KEY_VARIABLES)}.",
+                    "# Only workers hold keys, and no key stands in this file. Make encrypted ones with payfirst",
+                    "# signers new, or name a file for each purpose, or set, for workers only,",
+                    f"# {' and '.join(KEY_VARIABLES)} (several keys are separated by commas).",
                 ]
         section_before = section
         if setting not in KEYS:

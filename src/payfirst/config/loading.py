@@ -25,8 +25,10 @@ from payfirst.config.settings import (
     NOT_SETTINGS,
     PREFIX,
     REDACTED,
+    SECRET_VARIABLES,
     SECTIONS,
     SETTINGS,
+    SIGNERS_FOLDER,
     VARIABLES,
     Config,
     Role,
@@ -79,7 +81,8 @@ def load(path: Path | None = None, *, role: Role, environ: Mapping[str, str] = o
     """The configuration of a process: defaults, then the file, then the environment.
 
     The file is `path`, else PAYFIRST_CONFIG, else ./payfirst.toml if there is one. An `api` holds no key, and
-    [signers] is not read for it; a `worker` needs both keys; a `tool` needs neither keys nor payments.pay_to.
+    [signers] is not read for it; a `worker` needs a key or a
+    keystore for each purpose; a `tool` needs neither keys nor payments.pay_to.
     Raises ConfigurationError with every fault there is.
     """
     gathered = _Gathered()
@@ -98,7 +101,11 @@ def load(path: Path | None = None, *, role: Role, environ: Mapping[str, str] = o
 
 def without_keys(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment for an API process: the same without the signers' keys."""
-    return {name: value for name, value in environ.items() if name not in KEY_VARIABLES}
+    return {
+        name: value
+        for name, value in environ.items()
+        if name not in SECRET_VARIABLES and not re.fullmatch(r"PAYFIRST_.*(KEY|PASSPHRASE)", name)
+    }
 
 
 def _read_file(gathered: _Gathered, path: Path | None, environ: Mapping[str, str]) -> bool:
@@ -203,7 +210,7 @@ def _read_key_file(gathered: _Gathered, setting: str, path: Path) -> None:
         problem = f"a readable file: {error.strerror if isinstance(error, OSError) else error}"
     else:
         if stat.S_ISREG(mode) and not mode & 0o077:
-            text = content.decode("ascii", errors="replace").strip()
+            text = content.decode("utf-8", errors="replace").strip()
             gathered.put(setting, SecretStr(text), f"{display(setting + '_file', str(path))} ({setting}_file)")
             return
         problem = (
@@ -222,9 +229,17 @@ def _demand_required(gathered: _Gathered, role: Role) -> None:
         gathered.fault("payments.pay_to", '""', source, expected)
     if role == "worker":
         faulty = {fault.setting for fault in gathered.faults}
-        for setting, variable in KEYS.items():
+        folder = Path(str(gathered.values.get("data_dir", "payfirst-data"))) / SIGNERS_FOLDER
+        for variable in KEY_VARIABLES:
+            setting = VARIABLES[variable]
+            purpose = setting.removeprefix("signers.").removesuffix("_key")
+            if any(folder.glob(f"{purpose}-0x*.json")):
+                continue
             if setting not in gathered.values and not faulty & {setting, f"{setting}_file"}:
-                expected = f"a key: a worker signs; set {variable}, or {setting}_file in the file"
+                expected = (
+                    f"a key: a worker signs; run payfirst signers new --purpose {purpose}, or set {variable},"
+                    f" or {setting}_file in the file"
+                )
                 gathered.fault(setting, '""', "default", expected)
 
 

@@ -35,6 +35,8 @@ DEFAULT_FILE = Path("payfirst.toml")
 # Variables with the prefix that are no settings: where the file is, which anvil to run, and the tests' own.
 NOT_SETTINGS = re.compile(r"PAYFIRST_(CONFIG|ANVIL|TEST_.*)")
 KEY_VARIABLES = ("PAYFIRST_SIGNERS__SETTLE_KEY", "PAYFIRST_SIGNERS__MINT_KEY")
+SECRET_VARIABLES = (*KEY_VARIABLES, "PAYFIRST_SIGNERS__PASSPHRASE")
+SIGNERS_FOLDER = "signers"
 KEY_FILE_BYTES_MAX = 256
 SHOWN_CHARACTERS_MAX = 80
 MAX_FEE_GWEI_MAX = 1_000_000
@@ -115,19 +117,21 @@ def _folder(value: object) -> Path:
     return Path(value)
 
 
-def _private_key(value: SecretStr) -> SecretStr:
+def _private_keys(value: SecretStr) -> SecretStr:
     try:
-        number = int.from_bytes(parse_bytes32(value.get_secret_value()))
+        numbers = [int.from_bytes(key) for key in _keys(value)]
     except ValueError:
-        number = 0
-    if not 0 < number < SECP256K1_ORDER:
-        raise ValueError("a private key: 0x and 64 hex digits")
+        numbers = [0]
+    if not all(0 < number < SECP256K1_ORDER for number in numbers):
+        raise ValueError("a private key: 0x and 64 hex digits (several are separated by commas)")
+    if len(set(numbers)) < len(numbers):
+        raise ValueError("keys that differ: one of them is there twice")
     return value
 
 
 AddressText = Annotated[str, AfterValidator(_address)]
 Gwei = Annotated[Decimal, BeforeValidator(_gwei)]
-PrivateKey = Annotated[SecretStr, AfterValidator(_private_key)]
+PrivateKeys = Annotated[SecretStr, AfterValidator(_private_keys)]
 
 
 def _whole(default: int, low: int, high: int, meaning: str) -> Any:  # Any, as pydantic's own Field is typed
@@ -195,6 +199,10 @@ class Chain(Section):
     tx_gas_max: int = _whole(16_777_216, 100_000, 1_000_000_000, "Gas of one transaction at most (EIP-7825).")
     max_fee_gwei: Gwei = Field(default=Decimal("50.0"), description="The fee per gas is never bid above this.")
     priority_fee_gwei: Gwei = Field(default=Decimal("0.001"), description="The tip per gas.")
+    replace_after_s: int = _whole(30, 6, 86_400, "A transaction not mined for so long is sent again at a higher fee.")
+    abandon_after_s: int = _whole(
+        900, 60, 604_800, "One that no fee brought into a block for so long gives its account nonce up."
+    )
 
     @field_validator("final_depth")
     @classmethod
@@ -302,34 +310,37 @@ class Mint(Section):
 
 
 class Signers(Section):
-    """The workers' keys. The two differ, because an account's nonces have one owner."""
+    """The workers' keys: these, and the keystores in data_dir/signers. An account's nonces have one owner."""
 
-    settle_key: PrivateKey = _text(None, "")
-    mint_key: PrivateKey = _text(None, "")
+    settle_key: PrivateKeys = _text("", "", validate_default=False)
+    mint_key: PrivateKeys = _text("", "", validate_default=False)
+    passphrase: SecretStr | None = Field(default=None)
     settle_key_file: str = _text("", "A file with 0x and 64 hex digits, mode 0600: pays the gas of settling.")
     mint_key_file: str = _text("", "A file with 0x and 64 hex digits, mode 0600: mints.")
+    passphrase_file: str = _text("", "A file, mode 0600, with the passphrase of the keystores in data_dir/signers.")
 
     @field_validator("mint_key")
     @classmethod
     def _another_account(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
         settle = info.data.get("settle_key")
-        if settle is not None and _key_bytes(settle) == _key_bytes(value):
+        if isinstance(settle, SecretStr) and set(_keys(settle)) & set(_keys(value)):
             raise ValueError("another key than signers.settle_key: an account's nonces have one owner")
         return value
 
     @property
-    def settle_key_bytes(self) -> bytes:
-        """The settle signer's private key, 32 bytes."""
-        return _key_bytes(self.settle_key)
+    def settle_keys(self) -> tuple[bytes, ...]:
+        """The settle signers' private keys, 32 bytes each."""
+        return _keys(self.settle_key)
 
     @property
-    def mint_key_bytes(self) -> bytes:
-        """The mint signer's private key, 32 bytes."""
-        return _key_bytes(self.mint_key)
+    def mint_keys(self) -> tuple[bytes, ...]:
+        """The mint signers' private keys, 32 bytes each."""
+        return _keys(self.mint_key)
 
 
-def _key_bytes(key: SecretStr) -> bytes:
-    return parse_bytes32(key.get_secret_value())
+def _keys(several: SecretStr | str) -> tuple[bytes, ...]:
+    text = several if isinstance(several, str) else several.get_secret_value()
+    return tuple(parse_bytes32(key) for key in re.split(r"[\s,]+", text.strip()) if text.strip())
 
 
 class Log(Section):
@@ -381,6 +392,11 @@ class Config(BaseSettings):
         """Where each setting came from: `default`, `<file>:<key>` or `environment: <variable>`."""
         return MappingProxyType(self._sources)
 
+    @property
+    def signers_dir(self) -> Path:
+        """Where the signers' keystores are."""
+        return self.data_dir / SIGNERS_FOLDER
+
     def worker_signers(self) -> Signers:
         """The keys. Raises OperatorError in a process that was not loaded as a worker."""
         if self.signers is None:
@@ -413,7 +429,7 @@ SETTINGS: dict[str, FieldInfo] = {"data_dir": Config.model_fields["data_dir"]} |
     f"{section}.{key}": info for section, model in SECTIONS.items() for key, info in model.model_fields.items()
 }
 VARIABLES = {PREFIX + setting.upper().replace(".", "__"): setting for setting in SETTINGS}
-KEYS = {VARIABLES[variable]: variable for variable in KEY_VARIABLES}
+KEYS = {VARIABLES[variable]: variable for variable in SECRET_VARIABLES}
 
 
 def display(setting: str, value: object) -> str:

@@ -32,6 +32,7 @@ SECRET_FIELDS = frozenset(
         "authorization_header",
         "key",
         "mint_key",
+        "passphrase",
         "password",
         "private_key",
         "raw",

@@ -127,7 +127,7 @@ class Confirmer:
         async with transaction(self._pool, "apply a block") as connection:
             await heads.move(connection, self._terms.network, before=cursor, after=after)
             await heads.remember(connection, self._terms.network, [after])
-            created = await self._write(connection, plan, block)
+            created = await self._write(connection, plan, block, unresolved)
             for token in facts:
                 await tokens.sync(connection, self._terms.network, token, height=after.height)
             if plan.credits or unresolved:  # a block without credits slows the average while there is work
@@ -136,9 +136,17 @@ class Confirmer:
         self._report(plan, created, block, seconds=time.monotonic() - started)
         return after
 
-    async def _write(self, connection: Connection, plan: BlockPlan, block: scan.FoundBlock) -> list[credit.Created]:
+    async def _write(
+        self,
+        connection: Connection,
+        plan: BlockPlan,
+        block: scan.FoundBlock,
+        unresolved: dict[TxHash, UnresolvedHash],
+    ) -> list[credit.Created]:
         """Everything that one block changes; all items of a transaction leave `sent` in this commit."""
-        mined = [t.hash for t in plan.transactions]
+        # A row may name another hash of the nonce than the one that was mined.
+        resolved = {t.id for t in plan.transactions}
+        mined = [tx_hash for tx_hash, known in unresolved.items() if known.transaction_id in resolved]
         created = await credit.write(connection, plan.credits, block=block.head, terms=self._terms)
         if plan.back:
             await crediting.mark_back(connection, [credit.completion(c, block.head) for c in plan.back])

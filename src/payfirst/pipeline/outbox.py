@@ -6,23 +6,28 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
-from payfirst.chain.fees import fees_at
+from payfirst.chain.fees import Fees, fees_at, replacement_fees
 from payfirst.chain.rpc import RpcClient, RpcRefused, RpcUnavailable
-from payfirst.chain.signers import SignedTransaction, Signer
+from payfirst.chain.signers import SignedTransaction, Signer, call_data
 from payfirst.errors import LeaseLost, OperatorError, RetriedError
 from payfirst.ops.log import get_logger
 from payfirst.pipeline.head import HeadWatch
 from payfirst.pipeline.terms import Terms
-from payfirst.pipeline.watch_plan import Rebroadcast, Wait, plan_in_flight
+from payfirst.pipeline.watch_plan import SILENT_S_MIN, Patience, Step, plan_in_flight
 from payfirst.store import signers, transactions
 from payfirst.store.database import Connection, Pool, session, transaction
 from payfirst.store.settling import Claim
 from payfirst.store.signers import Purpose, Tenure
-from payfirst.store.transactions import Envelope, InFlight
-from payfirst.units import AccountNonce, Address, Gas, TxHash, hex_text
+from payfirst.store.transactions import Envelope, InFlight, Replacement, Unresolved
+from payfirst.units import AccountNonce, Address, BlockHash, Gas, TxHash, UnixTime, Wei, checksum_address, hex_text
 
 RENEW_S = 1.0
 TAKE_AGAIN_S = 0.5
+LOOK_FOR_GAS_MONEY_S = 3.0
+NOTE_BALANCE_S = 10.0
+NO_OP_GAS = Gas(21_000)
+# What a layer 2 charges for its layer 1 comes on top of the gas: a tenth is more than it has asked for.
+COST_MARGIN_NUMERATOR, COST_MARGIN_DENOMINATOR = 11, 10
 
 log = get_logger()
 
@@ -34,6 +39,14 @@ FreeClaims = Callable[[Connection, Claim], Awaitable[None]]
 
 class FeeCapReached(RetriedError):
     """The base fee is above the configured cap; rows wait, no account nonce is spent."""
+
+
+class GasMoneyBound(RetriedError):
+    """What is on its way may cost all that the signer has; rows wait until some of it is mined."""
+
+
+class SignerEmpty(RetriedError):
+    """The signer cannot pay for the next transaction; it rests, and other signers take its rows."""
 
 
 class WrongPurpose(OperatorError):
@@ -65,6 +78,12 @@ class Outbox:
         self._free_claims = free_claims
         self._tenure: Tenure | None = None
         self._stopping = False
+        self._balance: tuple[BlockHash, Wei] | None = None
+        # When the newest bytes of a nonce were sent, and since when a nonce is the signer's next, in chain time.
+        self._sent_at: dict[TxHash, UnixTime] = {}
+        self._next: tuple[AccountNonce, UnixTime] | None = None
+        self._patience = Patience(replace_after_s=terms.replace_after_s, abandon_after_s=terms.abandon_after_s)
+        self._cap_said: AccountNonce | None = None
 
     @property
     def address(self) -> Address:
@@ -101,7 +120,7 @@ class Outbox:
                 if self._tenure is not None:
                     await self._free_claims(connection, self._claim(self._tenure))
             if self._tenure is None:
-                await asyncio.sleep(TAKE_AGAIN_S)
+                await self._wait_for_the_signer()
                 continue
             log.info(
                 "signer_taken",
@@ -111,8 +130,27 @@ class Outbox:
                 epoch=self._tenure.epoch,
                 next_nonce=self._tenure.next_nonce,
             )
-            await self._send_again(silent_s_min=0)
+            await self._send_again(at_once=True)
         return self._claim(self._tenure)
+
+    async def _wait_for_the_signer(self) -> None:
+        """Another process holds it, or it is paused; one that has no gas money is looked after here."""
+        async with session(self._pool, "read the signer") as connection:
+            state = await signers.read(connection, self._terms.network, self.address)
+        if state is None or state.paused_reason is None or not state.paused_reason.startswith(signers.EMPTY):
+            await asyncio.sleep(TAKE_AGAIN_S)
+            return
+        balance = await self._rpc.balance(self.address)
+        async with session(self._pool, "let the signer go on") as connection:
+            awake = await signers.wake(connection, self._terms.network, self.address, balance=balance)
+        if awake:
+            log.info("signer_awake", message=f"{self._name} has gas money again", signer=hex_text(self.address))
+        else:
+            await asyncio.sleep(LOOK_FOR_GAS_MONEY_S)
+
+    @property
+    def _name(self) -> str:
+        return f"The {self._purpose} signer {checksum_address(self.address)}"
 
     def _claim(self, tenure: Tenure) -> Claim:
         return Claim(owner=hex_text(self.address), epoch=tenure.epoch)
@@ -130,8 +168,43 @@ class Outbox:
 
     async def unresolved(self) -> int:
         """How many transactions of this signer have no known outcome."""
+        return (await self._unresolved()).count
+
+    async def _unresolved(self) -> Unresolved:
         async with session(self._pool, "count unresolved transactions") as connection:
             return await transactions.count_unresolved(connection, self._terms.network, self.address)
+
+    async def _demand_gas_money(self, tenure: Tenure, *, cost: Wei) -> None:
+        """Return if the signer can pay: a transaction it cannot pay for would hold up every nonce behind it."""
+        head = self._head.head
+        if self._balance is None or self._balance[0] != head.hash:
+            self._balance = (head.hash, await self._rpc.balance(self.address))
+        balance = self._balance[1]
+        needed = cost * COST_MARGIN_NUMERATOR // COST_MARGIN_DENOMINATOR
+        if balance >= needed:
+            bound = await self._unresolved()
+            if balance >= needed + bound.cost:
+                return
+            if bound.count:
+                raise GasMoneyBound(
+                    f"{self._name} has {balance} wei, and its {bound.count} transactions on their way may cost"
+                    f" {bound.cost}: the next one waits for them. Send it gas money to settle faster"
+                )
+        sentence = f"{self._name} has {balance} wei, the next transaction may cost {needed}: send it gas money"
+        async with transaction(self._pool, "rest a signer") as connection:
+            await signers.rest(
+                connection,
+                self._terms.network,
+                self.address,
+                epoch=tenure.epoch,
+                sentence=sentence,
+                balance=balance,
+            )
+            # What it had claimed goes to the other signers at once.
+            await self._free_claims(connection, Claim(owner=hex_text(self.address), epoch=tenure.epoch + 1))
+        self._tenure = None
+        log.error("signer_empty", message=sentence, signer=hex_text(self.address), balance_wei=balance)
+        raise SignerEmpty(sentence)
 
     async def send(
         self, *, to: Address, data: bytes, gas_limit: Gas, item_count: int, store_items: StoreItems
@@ -140,7 +213,8 @@ class Outbox:
 
         One commit spends the account nonce under the epoch, stores the signed bytes and runs `store_items`; if
         any of it does not hold, all of it is undone and the bytes are thrown away. What the broadcast answers
-        changes nothing. Raises LeaseLost, StoreUnavailable or FeeCapReached, each with nothing sent.
+        changes nothing. Raises LeaseLost, StoreUnavailable, FeeCapReached, GasMoneyBound or SignerEmpty, each with
+        nothing sent.
         """
         tenure = self._tenure
         if tenure is None:
@@ -150,6 +224,7 @@ class Outbox:
             raise FeeCapReached(
                 f"the base fee of {self._head.head.base_fee} wei is above network.max_fee_gwei; rows wait"
             )
+        await self._demand_gas_money(tenure, cost=Wei(gas_limit * fees.max_fee))
         signed = self._signer.sign(
             chain_id=self._terms.chain_id,
             nonce=tenure.next_nonce,
@@ -191,6 +266,7 @@ class Outbox:
 
     async def _broadcast(self, tx_hash: TxHash, signed: bytes) -> None:
         said: str | None = None
+        self._sent_at.setdefault(tx_hash, self._head.head.time)
         try:
             await self._rpc.broadcast(signed)
         except (RpcRefused, RpcUnavailable) as error:
@@ -204,7 +280,9 @@ class Outbox:
                 await transactions.note_broadcast(connection, tx_hash, error=said)
 
     async def tend(self) -> None:
-        """Renew the lease and send silent transactions again, until cancelled."""
+        """Renew the lease, send again what is silent, bid higher for what is stuck, until cancelled."""
+        noted_at = float("-inf")
+        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(RENEW_S)
             tenure = self._tenure  # `send` puts it aside while it commits
@@ -217,32 +295,118 @@ class Outbox:
                     log.warning("signer_lost", message="Another worker holds the signer now", purpose=self._purpose)
                     self.lose()
                     continue
-                await self._send_again(silent_s_min=3)
+                await self._send_again()
+                if loop.time() - noted_at >= NOTE_BALANCE_S:
+                    noted_at = loop.time()
+                    await self._note_balance()
             except RetriedError as error:
                 log.warning("tend_postponed", message=f"Could not look after the signer: {error}")
 
-    async def _send_again(self, *, silent_s_min: float) -> None:
-        async with session(self._pool, "read transactions in flight") as connection:
-            silent = await transactions.in_flight(
-                connection, self._terms.network, self.address, silent_s_min=silent_s_min
-            )
-        for sent in silent:
-            await self._tend_one(sent)
+    async def _note_balance(self) -> None:
+        balance = await self._rpc.balance(self.address)
+        async with session(self._pool, "note a balance") as connection:
+            await signers.note_balance(connection, self._terms.network, self.address, balance=balance)
 
-    async def _tend_one(self, sent: InFlight) -> None:
+    async def _send_again(self, *, at_once: bool = False) -> None:
+        """Look after what is on its way; `at_once` for a new tenure, which cannot know what its bytes met."""
+        async with session(self._pool, "read transactions in flight") as connection:
+            in_flight = await transactions.in_flight(connection, self._terms.network, self.address)
+        silent = [t for t in in_flight if at_once or t.silent_s is None or t.silent_s >= SILENT_S_MIN]
+        self._sent_at = {t.hash: at for t in in_flight if (at := self._sent_at.get(t.hash)) is not None}
+        if not silent:
+            return
+        next_nonce = await self._rpc.account_nonce(self.address)
+        time = self._head.head.time
+        if self._next is None or self._next[0] != next_nonce:
+            self._next = (next_nonce, time)
+        # One after the other, and the lease is short: what has no turn now has it in a second.
+        for sent in silent:
+            if sent.nonce < next_nonce:
+                continue  # mined; the confirmer reads it at its depth
+            await self._tend_one(sent, is_next=sent.nonce == next_nonce, stuck_s=time - self._next[1])
+
+    async def _tend_one(self, sent: InFlight, *, is_next: bool, stuck_s: int) -> None:
+        head = self._head.head
         known = await self._rpc.is_known(sent.hash)
-        match plan_in_flight(sent, known_to_node=known):
-            case Rebroadcast():
-                log.info(
-                    "rebroadcast",
-                    message=f"Sending the stored bytes of nonce {sent.nonce} again",
+        # Bytes of an earlier tenure: the time is counted from here.
+        sent_at = self._sent_at.setdefault(sent.hash, head.time)
+        step = plan_in_flight(
+            sent,
+            known_to_node=known,
+            is_next=is_next,
+            waited_s=head.time - sent_at,
+            stuck_s=stuck_s,
+            chain_time=head.time,
+            base_fee=head.base_fee,
+            patience=self._patience,
+        )
+        if step in (Step.REPLACE, Step.NO_OP) and await self._replace(sent, as_noop=step is Step.NO_OP or sent.is_noop):
+            return
+        if step is Step.REBROADCAST or not known:
+            log.info(
+                "rebroadcast",
+                message=f"Sending the stored bytes of nonce {sent.nonce} again",
+                nonce=sent.nonce,
+                tx_hash=hex_text(sent.hash),
+                broadcasts=sent.broadcast_count,
+            )
+            await self._broadcast(sent.hash, sent.signed)
+
+    async def _replace(self, sent: InFlight, *, as_noop: bool) -> bool:
+        """Other bytes for the same account nonce, stored before they are sent; False when they cannot be made."""
+        tenure, head = self._tenure, self._head.head
+        if tenure is None:
+            return False
+        fees = replacement_fees(
+            Fees(sent.max_fee, sent.max_priority_fee),
+            head.base_fee,
+            priority_fee=self._terms.priority_fee,
+            max_fee_cap=self._terms.max_fee,
+        )
+        if fees is None:
+            if self._cap_said != sent.nonce:
+                self._cap_said = sent.nonce
+                log.error(
+                    "fee_cap_reached",
+                    message=f"Nonce {sent.nonce} is not mined at {sent.max_fee} wei a gas, and network.max_fee_gwei"
+                    " leaves no room for a higher bid: it waits, and what comes after it",
                     nonce=sent.nonce,
-                    tx_hash=hex_text(sent.hash),
-                    broadcasts=sent.broadcast_count,
+                    base_fee_wei=head.base_fee,
                 )
-                await self._broadcast(sent.hash, sent.signed)
-            case Wait():
-                pass
+            return False
+        signed = self._signer.sign(
+            chain_id=self._terms.chain_id,
+            nonce=sent.nonce,
+            to=self.address if as_noop else sent.to,
+            data=b"" if as_noop else call_data(sent.signed),
+            gas_limit=NO_OP_GAS if as_noop else sent.gas_limit,
+            fees=fees,
+        )
+        replacement = Replacement(
+            transaction_id=sent.id,
+            hash=signed.hash,
+            signed=signed.signed,
+            max_fee=fees.max_fee,
+            max_priority_fee=fees.max_priority_fee,
+            is_noop=as_noop,
+        )
+        async with transaction(self._pool, "store a replacement") as connection:
+            stored = await transactions.store_replacement(connection, replacement, epoch=tenure.epoch)
+        if not stored:
+            return True  # resolved meanwhile, or another's
+        log.warning(
+            "nonce_given_up" if as_noop else "fee_raised",
+            message=(
+                f"Nonce {sent.nonce} is given up with a no-op; what it carried is sent again if it can be"
+                if as_noop
+                else f"Nonce {sent.nonce} is sent again at {fees.max_fee} wei a gas instead of {sent.max_fee}"
+            ),
+            nonce=sent.nonce,
+            tx_hash=hex_text(signed.hash),
+            replaced=hex_text(sent.hash),
+        )
+        await self._broadcast(signed.hash, signed.signed)
+        return True
 
     async def release(self) -> None:
         """Give the signer back, so that the next worker need not wait for the lease to end."""

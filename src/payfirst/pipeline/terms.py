@@ -23,6 +23,8 @@ class Terms:
     tx_gas_max: int
     max_fee: Wei
     priority_fee: Wei
+    replace_after_s: int  # of chain time, before a transaction that is not mined is bid higher
+    abandon_after_s: int  # of chain time, before its account nonce is given up
     settle_mode: Literal["batch", "single"]
     settle_batch_max: int
     settle_unresolved_max: int

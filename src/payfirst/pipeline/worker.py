@@ -20,6 +20,7 @@ from payfirst.pipeline.head import HeadWatch
 from payfirst.pipeline.mint import Minter
 from payfirst.pipeline.outbox import Outbox
 from payfirst.pipeline.recredit import Recrediter
+from payfirst.pipeline.rounds import Rounds
 from payfirst.pipeline.settle import Settler
 from payfirst.pipeline.terms import Terms
 from payfirst.pipeline.watch import Watcher
@@ -30,6 +31,7 @@ from payfirst.store.settling import Claim
 from payfirst.units import uuid7
 
 POOL_SIZE = 10
+POOL_PER_LANE = 2
 HEARTBEAT_S = 1.0
 RESTART_S = 1.0
 STOP_S = 10.0
@@ -39,10 +41,19 @@ log = get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The signers of a worker; each purpose has its own."""
+    """The signers of a worker, at least one for each purpose, none for both."""
 
-    settle: Signer
-    mint: Signer
+    settle: tuple[Signer, ...]
+    mint: tuple[Signer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    """One signer's sending: several lanes of a purpose work side by side, each with its own account nonces."""
+
+    name: str
+    outbox: Outbox
+    rounds: Rounds
 
 
 async def work(*, database_url: str, rpc_urls: tuple[str, ...], terms: Terms, keys: Keys, stop: asyncio.Event) -> None:
@@ -50,7 +61,8 @@ async def work(*, database_url: str, rpc_urls: tuple[str, ...], terms: Terms, ke
 
     Raises OperatorError when the database, the endpoint's chain or a signer's purpose is not as configured.
     """
-    pool = await database.connect(database_url, name="worker", size=POOL_SIZE)
+    lanes = len(keys.settle) + len(keys.mint)
+    pool = await database.connect(database_url, name="worker", size=POOL_SIZE + POOL_PER_LANE * (lanes - 2))
     try:
         async with RpcClient(rpc_urls) as rpc:
             if not await _unless(stop, _demand_chain(rpc, terms)):
@@ -96,19 +108,26 @@ class _Worker:
         self._head = HeadWatch(pool, rpc, network=terms.network, poll_s=terms.poll_s, final_depth=terms.final_depth)
         recrediter = Recrediter(pool, rpc, terms=terms)
         owner = str(self._process.id)
-        self._settle_outbox = Outbox(
-            pool, rpc, terms=terms, signer=keys.settle, purpose="settle", owner=owner, head=self._head,
-            free_claims=self._free_payments,
-        )  # fmt: skip
-        self._mint_outbox = Outbox(
-            pool, rpc, terms=terms, signer=keys.mint, purpose="mint", owner=owner, head=self._head,
-            free_claims=self._free_units,
-        )  # fmt: skip
-        self._settler = Settler(
-            pool, rpc, terms=terms, outbox=self._settle_outbox, head=self._head, flow_log=self._flow_log,
-            recrediter=recrediter,
-        )  # fmt: skip
-        self._minter = Minter(pool, rpc, terms=terms, outbox=self._mint_outbox, head=self._head)
+        self._settle_lanes: list[_Lane] = []
+        for number, signer in enumerate(keys.settle, start=1):
+            outbox = Outbox(
+                pool, rpc, terms=terms, signer=signer, purpose="settle", owner=owner, head=self._head,
+                free_claims=self._free_payments,
+            )  # fmt: skip
+            settler = Settler(
+                pool, rpc, terms=terms, outbox=outbox, head=self._head, flow_log=self._flow_log,
+                recrediter=recrediter,
+            )  # fmt: skip
+            self._settle_lanes.append(_Lane(f"settle {number}", outbox, settler.rounds))
+        self._mint_lanes: list[_Lane] = []
+        for number, signer in enumerate(keys.mint, start=1):
+            outbox = Outbox(
+                pool, rpc, terms=terms, signer=signer, purpose="mint", owner=owner, head=self._head,
+                free_claims=self._free_units,
+            )  # fmt: skip
+            minter = Minter(pool, rpc, terms=terms, outbox=outbox, head=self._head)
+            self._mint_lanes.append(_Lane(f"mint {number}", outbox, minter.rounds))
+        self._lanes = [*self._settle_lanes, *self._mint_lanes]
         self._mint_notifier = wake.Notifier(pool, wake.MINTS)
         self._confirmer = Confirmer(
             pool, rpc, terms=terms, head=self._head, flow_log=self._flow_log, on_capacity=self._on_capacity,
@@ -123,25 +142,32 @@ class _Worker:
     async def _free_units(self, connection: Connection, claim: Claim) -> None:
         await mints.free_claims(connection, network=self._network, claim=claim)
 
+    def _wake_settling(self) -> None:
+        for lane in self._settle_lanes:
+            lane.rounds.wake()
+
+    def _wake_minting(self) -> None:
+        for lane in self._mint_lanes:
+            lane.rounds.wake()
+
     def _on_capacity(self) -> None:
-        self._settler.rounds.wake()
-        self._minter.rounds.wake()
+        self._wake_settling()
+        self._wake_minting()
 
     def _on_mints(self) -> None:
-        self._minter.rounds.wake()
+        self._wake_minting()
         self._mint_notifier.wake()
 
     async def run(self, stop: asyncio.Event) -> None:
         if not await _unless(stop, self._started()):
             return
         # What sends is let finish its step; what only looks and records is cancelled after it.
-        sending = {"settle": self._settler.rounds.run, "mint": self._minter.rounds.run}
+        sending = {lane.name: lane.rounds.run for lane in self._lanes}
         looking = {
             "confirm": self._confirmer.run,
             "watch": self._watcher.run,
             "head": self._head.run,
-            "settle outbox": self._settle_outbox.tend,
-            "mint outbox": self._mint_outbox.tend,
+            **{f"{lane.name} outbox": lane.outbox.tend for lane in self._lanes},
             "notify": self._mint_notifier.run,
             "heartbeat": self._beat,
             "log": lambda: run_flusher(self._flow_log),
@@ -180,14 +206,14 @@ class _Worker:
 
     async def _stop(self, senders: list[asyncio.Task[None]], lookers: list[asyncio.Task[None]]) -> None:
         self._stopping = True
-        self._settler.rounds.stop()
-        self._minter.rounds.stop()
+        for lane in self._lanes:
+            lane.rounds.stop()
         await asyncio.wait(senders, timeout=STOP_S)
         for task in (*senders, *lookers):
             task.cancel()
         await asyncio.wait([*senders, *lookers], timeout=STOP_S)
         self._flow_log.flush()
-        for give_back in (self._settle_outbox.release, self._mint_outbox.release, self._leave):
+        for give_back in (*(lane.outbox.release for lane in self._lanes), self._leave):
             try:
                 await give_back()
             except StoreUnavailable as error:
@@ -195,7 +221,7 @@ class _Worker:
         log.info("worker_stopped", message="Worker stopped")
 
     async def _listen(self) -> None:
-        handlers = {wake.PAYMENTS: self._settler.rounds.wake, wake.MINTS: self._minter.rounds.wake}
+        handlers = {wake.PAYMENTS: self._wake_settling, wake.MINTS: self._wake_minting}
         await wake.listen(self._database_url, handlers)
 
     async def _leave(self) -> None:

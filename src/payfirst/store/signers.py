@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from payfirst.store.database import Connection
-from payfirst.units import AccountNonce, Address, hex_text
+from payfirst.store.rows import address_of
+from payfirst.units import AccountNonce, Address, Wei, hex_text
 
 Purpose = Literal["settle", "mint", "refund"]
 
 LEASE_S = 4.0
+# empty: how the reason of a pause begins that ends by itself once there is gas money again.
+EMPTY = "balance too low: "
 
 # register_signer: make the row of a signer that is seen for the first time.
 REGISTER_SIGNER = """
@@ -51,8 +54,38 @@ PAUSE_SIGNER = """
 UPDATE signers SET paused_reason = $3 WHERE network = $1 AND address = $2 AND paused_reason IS NULL
 """
 
+# rest_signer: its holder has found that it cannot pay for gas; it goes on by itself when it can.
+REST_SIGNER = """
+UPDATE signers
+SET paused_reason = $4 || $5, balance_wei = $6, lease_until = NULL, lease_owner = NULL
+WHERE network = $1 AND address = $2 AND epoch = $3 AND paused_reason IS NULL
+"""
+
+# wake_signer: it has been given gas money since; what an operator has paused stays paused.
+WAKE_SIGNER = """
+UPDATE signers SET paused_reason = NULL, balance_wei = $4
+WHERE network = $1 AND address = $2 AND starts_with(paused_reason, $3) AND $4 > coalesce(balance_wei, 0)
+"""
+
+# resume_signer: the operator says so.
+RESUME_SIGNER = """
+UPDATE signers SET paused_reason = NULL WHERE network = $1 AND address = $2 AND paused_reason IS NOT NULL
+"""
+
+# note_balance: as the holder saw it last.
+NOTE_BALANCE = "UPDATE signers SET balance_wei = $3 WHERE network = $1 AND address = $2 AND paused_reason IS NULL"
+
 # read_signer: purpose and pause of one signer.
 READ_SIGNER = "SELECT purpose, next_nonce, paused_reason FROM signers WHERE network = $1 AND address = $2"
+
+# list_signers: every signer that a worker has registered, with what it has on its way.
+LIST_SIGNERS = """
+SELECT s.address, s.purpose, s.next_nonce, s.paused_reason, s.balance_wei,
+       coalesce(s.lease_until > now(), false) AS held,
+       (SELECT count(*) FROM chain_transactions t
+        WHERE t.network = s.network AND t.signer = s.address AND t.state = 'sent') AS unresolved
+FROM signers s WHERE s.network = $1 ORDER BY s.purpose DESC, s.created_at, s.address
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +103,19 @@ class SignerState:
     purpose: str
     next_nonce: AccountNonce
     paused_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ListedSigner:
+    """A registered signer; `balance` is what its holder saw last, None before it did."""
+
+    address: Address
+    purpose: Purpose
+    next_nonce: AccountNonce
+    paused_reason: str | None
+    balance: Wei | None
+    held: bool
+    unresolved: int
 
 
 async def register(
@@ -115,6 +161,45 @@ async def spend_nonce(
 async def pause(connection: Connection, network: str, address: Address, *, reason: str) -> bool:
     """Stop the signer; False when it is paused already."""
     return (await connection.execute(PAUSE_SIGNER, network, hex_text(address), reason)) == "UPDATE 1"
+
+
+async def rest(
+    connection: Connection, network: str, address: Address, *, epoch: int, sentence: str, balance: Wei
+) -> None:
+    """Pause a signer that cannot pay for gas, and give it back."""
+    await connection.execute(REST_SIGNER, network, hex_text(address), epoch, EMPTY, sentence, balance)
+
+
+async def wake(connection: Connection, network: str, address: Address, *, balance: Wei) -> bool:
+    """Let a signer go on that rested for want of gas money, if its balance has grown; False otherwise."""
+    return (await connection.execute(WAKE_SIGNER, network, hex_text(address), EMPTY, balance)) == "UPDATE 1"
+
+
+async def resume(connection: Connection, network: str, address: Address) -> bool:
+    """End a pause; False when there is none."""
+    return (await connection.execute(RESUME_SIGNER, network, hex_text(address))) == "UPDATE 1"
+
+
+async def note_balance(connection: Connection, network: str, address: Address, *, balance: Wei) -> None:
+    """Remember what a signer has for gas."""
+    await connection.execute(NOTE_BALANCE, network, hex_text(address), balance)
+
+
+async def read_all(connection: Connection, network: str) -> list[ListedSigner]:
+    """Every registered signer, the settle signers first."""
+    rows = await connection.fetch(LIST_SIGNERS, network)
+    return [
+        ListedSigner(
+            address=address_of(row["address"]),
+            purpose=row["purpose"],
+            next_nonce=AccountNonce(row["next_nonce"]),
+            paused_reason=row["paused_reason"],
+            balance=None if row["balance_wei"] is None else Wei(int(row["balance_wei"])),
+            held=row["held"],
+            unresolved=row["unresolved"],
+        )
+        for row in rows
+    ]
 
 
 async def read(connection: Connection, network: str, address: Address) -> SignerState | None:

@@ -15,8 +15,10 @@ from payfirst.units import (
     AuthorizationNonce,
     BlockHash,
     BlockNumber,
+    Gas,
     MintId,
     TxHash,
+    UnixTime,
     Wei,
     hex_text,
 )
@@ -46,9 +48,14 @@ INSERT INTO chain_transaction_items (transaction_id, position, queue_id)
 SELECT $1, ordinality - 1, id FROM unnest($2::uuid[]) WITH ORDINALITY AS i(id, ordinality)
 """
 
-# count_unresolved: transactions of a signer whose outcome is not known yet.
+# count_unresolved: transactions of a signer whose outcome is not known yet, and what they may cost at the most.
 COUNT_UNRESOLVED = """
-SELECT count(*) FROM chain_transactions WHERE network = $1 AND signer = $2 AND state = 'sent'
+SELECT count(*) AS count, coalesce(sum(t.gas_limit * a.max_fee), 0) AS cost_wei
+FROM chain_transactions t
+CROSS JOIN LATERAL (
+    SELECT max(max_fee_per_gas_wei) AS max_fee FROM chain_attempts WHERE transaction_id = t.id
+) a
+WHERE t.network = $1 AND t.signer = $2 AND t.state = 'sent'
 """
 
 # unresolved_hashes: every hash under which an unresolved transaction could be mined, of any signer.
@@ -112,17 +119,45 @@ UPDATE chain_transactions SET state = 'final'
 WHERE network = $1 AND state = 'confirmed' AND mined_block <= $2
 """
 
-# read_in_flight: the newest attempt of each unresolved transaction of a signer that was last sent at least
-# $3 seconds ago, or never; oldest nonce first.
+# read_in_flight: the newest attempt of each unresolved transaction of a signer, oldest nonce first, and until when
+# any of its payments can be settled (null where it carries none: a unit can be minted at any time).
 READ_IN_FLIGHT = """
-SELECT DISTINCT ON (t.account_nonce)
-       t.id, t.account_nonce, a.hash, a.signed_bytes, a.max_fee_per_gas_wei, a.broadcast_count,
+SELECT t.id, t.account_nonce, t.to_address, t.gas_limit, a.hash, a.signed_bytes, a.max_fee_per_gas_wei,
+       a.max_priority_fee_per_gas_wei, a.is_noop, a.broadcast_count,
        extract(epoch FROM now() - a.last_broadcast_at)::float8 AS silent_s,
-       extract(epoch FROM now() - t.created_at)::float8 AS age_s
-FROM chain_transactions t JOIN chain_attempts a ON a.transaction_id = t.id
+       (SELECT max(p.valid_before) FROM chain_transaction_items i JOIN payment_queue p ON p.id = i.payment_id
+        WHERE i.transaction_id = t.id) AS valid_before
+FROM chain_transactions t
+CROSS JOIN LATERAL (
+    SELECT * FROM chain_attempts WHERE transaction_id = t.id ORDER BY created_at DESC, broadcast_count LIMIT 1
+) a
 WHERE t.network = $1 AND t.signer = $2 AND t.state = 'sent'
-  AND (a.last_broadcast_at IS NULL OR a.last_broadcast_at <= now() - $3 * interval '1 second')
-ORDER BY t.account_nonce, a.created_at DESC
+ORDER BY t.account_nonce
+"""
+
+# store_replacement: other bytes for an account nonce that is spent already, under the epoch of its holder. Every
+# hash of the nonce is kept: any of them may be the one that is mined.
+STORE_REPLACEMENT = """
+INSERT INTO chain_attempts (hash, transaction_id, signed_bytes, max_fee_per_gas_wei, max_priority_fee_per_gas_wei,
+                            is_noop)
+SELECT $1, t.id, $3, $4, $5, $6
+FROM chain_transactions t JOIN signers s ON s.network = t.network AND s.address = t.signer
+WHERE t.id = $2 AND t.state = 'sent' AND s.epoch = $7
+ON CONFLICT (hash) DO NOTHING
+"""
+
+# rename_payments: what is on its way is shown under the hash that was sent last.
+RENAME_PAYMENTS = """
+UPDATE payment_queue SET tx_hash = $2
+WHERE id IN (SELECT payment_id FROM chain_transaction_items WHERE transaction_id = $1) AND status = 'sent'
+  AND tx_hash IN (SELECT hash FROM chain_attempts WHERE transaction_id = $1)
+"""
+
+# rename_mints: as rename_payments.
+RENAME_MINTS = """
+UPDATE mint_queue SET mint_tx_hash = $2
+WHERE id IN (SELECT queue_id FROM chain_transaction_items WHERE transaction_id = $1) AND status = 'sent'
+  AND mint_tx_hash IN (SELECT hash FROM chain_attempts WHERE transaction_id = $1)
 """
 
 # note_broadcast: the bytes were handed to a node, or it was tried; an error decides nothing.
@@ -206,16 +241,43 @@ class ItemOutcome:
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """An unresolved transaction and its newest attempt; `silent_s` is None before the first broadcast."""
+    """An unresolved transaction and its newest attempt.
+
+    `silent_s` is None before the first broadcast; `valid_before` is that of its last payment, None for mints.
+    """
 
     id: int
     nonce: AccountNonce
+    to: Address
+    gas_limit: Gas
     hash: TxHash
     signed: bytes
     max_fee: Wei
+    max_priority_fee: Wei
+    is_noop: bool
     broadcast_count: int
     silent_s: float | None
-    age_s: float
+    valid_before: UnixTime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unresolved:
+    """A signer's transactions without a known outcome, and what they may cost at the most."""
+
+    count: int
+    cost: Wei
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """Other signed bytes for a transaction's account nonce: the same call at a higher fee, or a no-op."""
+
+    transaction_id: int
+    hash: TxHash
+    signed: bytes
+    max_fee: Wei
+    max_priority_fee: Wei
+    is_noop: bool
 
 
 async def store(connection: Connection, envelope: Envelope, *, item_count: int) -> int:
@@ -248,10 +310,11 @@ async def store_mint_items(connection: Connection, transaction_id: int, ids: Seq
     await connection.execute(STORE_MINT_ITEMS, transaction_id, ids)
 
 
-async def count_unresolved(connection: Connection, network: str, signer: Address) -> int:
-    """How many transactions of a signer have no known outcome."""
-    found: int = await connection.fetchval(COUNT_UNRESOLVED, network, hex_text(signer))
-    return found
+async def count_unresolved(connection: Connection, network: str, signer: Address) -> Unresolved:
+    """How many transactions of a signer have no known outcome, and what they may cost."""
+    row = await connection.fetchrow(COUNT_UNRESOLVED, network, hex_text(signer))
+    assert row is not None  # noqa: S101 - an aggregate has one row
+    return Unresolved(row["count"], Wei(int(row["cost_wei"])))
 
 
 async def unresolved_hashes(connection: Connection, network: str) -> dict[TxHash, UnresolvedHash]:
@@ -332,22 +395,49 @@ async def finalize(connection: Connection, network: str, height: BlockNumber) ->
     await connection.execute(FINALIZE_TRANSACTIONS, network, height)
 
 
-async def in_flight(connection: Connection, network: str, signer: Address, *, silent_s_min: float) -> list[InFlight]:
-    """A signer's unresolved transactions that were last broadcast `silent_s_min` ago or never, oldest nonce first."""
-    rows = await connection.fetch(READ_IN_FLIGHT, network, hex_text(signer), silent_s_min)
+async def in_flight(connection: Connection, network: str, signer: Address) -> list[InFlight]:
+    """A signer's unresolved transactions, oldest nonce first."""
+    rows = await connection.fetch(READ_IN_FLIGHT, network, hex_text(signer))
     return [
         InFlight(
             id=row["id"],
             nonce=AccountNonce(row["account_nonce"]),
+            to=address_of(row["to_address"]),
+            gas_limit=Gas(row["gas_limit"]),
             hash=TxHash(bytes_of(row["hash"])),
             signed=row["signed_bytes"],
             max_fee=Wei(int(row["max_fee_per_gas_wei"])),
+            max_priority_fee=Wei(int(row["max_priority_fee_per_gas_wei"])),
+            is_noop=row["is_noop"],
             broadcast_count=row["broadcast_count"],
             silent_s=row["silent_s"],
-            age_s=row["age_s"],
+            valid_before=None if row["valid_before"] is None else UnixTime(row["valid_before"]),
         )
         for row in rows
     ]
+
+
+async def store_replacement(connection: Connection, new: Replacement, *, epoch: int) -> bool:
+    """Store other bytes for a nonce; False when it was resolved meanwhile, or the signer has another holder.
+
+    Payments and units on their way are then shown under the new hash, unless it is a no-op's.
+    """
+    stored = await connection.execute(
+        STORE_REPLACEMENT,
+        hex_text(new.hash),
+        new.transaction_id,
+        new.signed,
+        new.max_fee,
+        new.max_priority_fee,
+        new.is_noop,
+        epoch,
+    )
+    if stored != "INSERT 0 1":
+        return False
+    if not new.is_noop:
+        await connection.execute(RENAME_PAYMENTS, new.transaction_id, hex_text(new.hash))
+        await connection.execute(RENAME_MINTS, new.transaction_id, hex_text(new.hash))
+    return True
 
 
 async def note_broadcast(connection: Connection, tx_hash: TxHash, *, error: str | None) -> None:

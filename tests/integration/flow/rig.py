@@ -92,6 +92,8 @@ class Rig:
     client: httpx.AsyncClient
     terms: Terms
     asset: Asset
+    settle_signers: tuple[str, ...] = ("settle",)
+    mint_signers: tuple[str, ...] = ("mint",)
 
     # ---- buying ------------------------------------------------------------------------------------
 
@@ -173,7 +175,10 @@ class Rig:
     async def working(self, **changes: object) -> AsyncIterator[None]:
         """A worker in this process, for the length of a block."""
         stop = asyncio.Event()
-        keys = Keys(settle=Signer(dev_key("settle")), mint=Signer(dev_key("mint")))
+        keys = Keys(
+            settle=tuple(Signer(dev_key(name)) for name in self.settle_signers),
+            mint=tuple(Signer(dev_key(name)) for name in self.mint_signers),
+        )
         task = asyncio.create_task(
             worker.work(
                 database_url=self.database_url,
@@ -325,6 +330,8 @@ def _terms(chain: LocalChain) -> Terms:
         tx_gas_max=16_777_216,
         max_fee=Wei(50 * 10**9),
         priority_fee=Wei(10**6),
+        replace_after_s=30,
+        abandon_after_s=600,
         settle_mode="batch",
         settle_batch_max=200,
         settle_unresolved_max=16,
