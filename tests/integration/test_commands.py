@@ -23,6 +23,8 @@ from payfirst.local.chain import LocalChain, dev_address, dev_key
 from payfirst.units import AtomicAmount, Wei, checksum_address, hex_text
 from payfirst.x402.eip712 import Asset
 
+PASSPHRASE = "correct horse battery staple"
+
 
 def environment(**more: str) -> dict[str, str]:
     """What a shell would hand over, without any setting of the machine's own."""
@@ -139,6 +141,7 @@ async def up(folder: Path, chain: LocalChain, port: int) -> AsyncIterator[subpro
             PAYFIRST_SERVER__PORT=str(port),
             PAYFIRST_SIGNERS__SETTLE_KEY=hex_text(dev_key("settle")),
             PAYFIRST_SIGNERS__MINT_KEY=hex_text(dev_key("mint")),
+            PAYFIRST_SIGNERS__PASSPHRASE=PASSPHRASE,
         ),
         stdout=output,
         stderr=subprocess.STDOUT,
@@ -194,7 +197,8 @@ async def test_one_command_sells_and_leaves_nothing_running(open_folder: Path) -
                     words = " ".join(member.cmdline())
                     if "payfirst work" not in words:
                         held = Path(f"/proc/{member.pid}/environ").read_bytes()
-                        assert dev_key("settle").hex().encode() not in held, words
+                        for secret in (dev_key("settle").hex(), dev_key("mint").hex(), PASSPHRASE):
+                            assert secret.encode() not in held, words
             response = await client.post(
                 f"/api/mint/{checksum_address(token)}", headers=buyer.header(buyer.authorize(2)), json={"quantity": 2}
             )
