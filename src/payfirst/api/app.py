@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from payfirst.api import health, payments, problems, tokens
+from payfirst.api.headers import ResponseHeaders
 from payfirst.api.mint import MintRoute
 from payfirst.api.mint_request import PREFIX
 from payfirst.api.respond import response
@@ -37,7 +38,10 @@ def create_app(config: Config, *, after_start: Callable[[], object] = lambda: No
         version=config.asset.version,
         decimals=config.asset.decimals,
     )
-    return Front(runtime, MintRoute(runtime, asset), _other_routes(runtime), after_start)
+    headers = ResponseHeaders(
+        base_url=config.server.base_url, cors_origins=config.server.cors_origins, page_policies={}
+    )
+    return Front(runtime, headers, MintRoute(runtime, asset), _other_routes(runtime), after_start)
 
 
 def keep_collections_short() -> None:
@@ -56,9 +60,15 @@ class Front:
     """Sends each request to its route. Whatever fails below is logged here, and answered without internals."""
 
     def __init__(
-        self, runtime: Runtime, mint_route: MintRoute, others: ASGIApp, after_start: Callable[[], object]
+        self,
+        runtime: Runtime,
+        headers: ResponseHeaders,
+        mint_route: MintRoute,
+        others: ASGIApp,
+        after_start: Callable[[], object],
     ) -> None:
         self._runtime = runtime
+        self._headers = headers
         self._mint = mint_route
         self._others = others
         self._after_start = after_start
@@ -72,16 +82,22 @@ class Front:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         runtime = self._runtime
+        added = self._headers.of(scope["path"], scope["headers"])
         is_answered = False
 
         async def watched_send(message: Message) -> None:
             nonlocal is_answered
-            is_answered = True
+            if message["type"] == "http.response.start":
+                is_answered = True
+                message["headers"] = [*message["headers"], *added]
             await send(message)
 
         runtime.enter()
         try:
-            if scope["path"].startswith(PREFIX):
+            preflight = self._headers.preflight(scope["method"], scope["headers"])
+            if preflight is not None:
+                await problems.send_answer(watched_send, preflight)
+            elif scope["path"].startswith(PREFIX):
                 await self._mint.handle(scope, receive, watched_send)
             else:
                 await self._others(scope, receive, watched_send)
@@ -93,7 +109,7 @@ class Front:
                 path=scope["path"],
             )
             if not is_answered:
-                await problems.send_answer(send, problems.internal_error())
+                await problems.send_answer(watched_send, problems.internal_error())
         finally:
             runtime.leave()
 
