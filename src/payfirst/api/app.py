@@ -156,7 +156,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
         methods = ", ".join(sorted(method.strip() for method in allowed.split(",")))
         return response(problems.method_not_allowed(request.method, methods))
     if error.status_code == 404:
-        return response(problems.problem(404, "not_found", "There is nothing at this path."))
+        return response(
+            problems.problem(404, "not_found", "There is nothing at this path: GET /openapi.json lists what there is.")
+        )
     return response(problems.problem(error.status_code, "invalid_request", error.detail))
 
 

@@ -23,6 +23,7 @@ PREFIX = "/api/mint/"
 BODY_BYTES_MAX = 4_096
 # More than configuration allows a request to buy: beyond it a number is malformed, below it refused by policy.
 QUANTITY_MAX = 250
+TOO_LARGE = f"The body may have {BODY_BYTES_MAX} bytes: send quantity and recipient only."
 
 PaymentHeader = tuple[Literal[1, 2], bytes]
 
@@ -76,6 +77,7 @@ def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[PaymentHeader 
             if len(value) > HEADER_BYTES_MAX:
                 raise HeaderTooLarge(
                     f"{HEADER_NAMES[version]} has {len(value)} bytes; at most {HEADER_BYTES_MAX} are read."
+                    " Send only the payload, without additions."
                 )
             payment = (version, value)
         elif name == b"content-length" and value.isdigit():
@@ -97,7 +99,7 @@ def token_in_path(path: str) -> Address:
 async def read_body(receive: Receive, length: int) -> bytes:
     """The body; not read at all when it is announced to be too large, and not further once it is."""
     if length > BODY_BYTES_MAX:
-        raise BodyTooLarge(f"The body may have {BODY_BYTES_MAX} bytes.")
+        raise BodyTooLarge(TOO_LARGE)
     body = b""
     while True:
         message = await receive()
@@ -106,7 +108,7 @@ async def read_body(receive: Receive, length: int) -> bytes:
         chunk: bytes = message.get("body", b"")
         body += chunk
         if len(body) > BODY_BYTES_MAX:
-            raise BodyTooLarge(f"The body may have {BODY_BYTES_MAX} bytes.")
+            raise BodyTooLarge(TOO_LARGE)
         if not message.get("more_body", False):
             return body
 
@@ -121,7 +123,7 @@ def wanted_in(token: Address, body: bytes) -> Wanted:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise MalformedRequest(f'The body is not JSON such as {{"quantity": 1}}: {reason}.') from error
     if not 1 <= wanted.quantity <= QUANTITY_MAX:
-        raise MalformedRequest(f"quantity is a whole number from 1 to {QUANTITY_MAX}.")
+        raise MalformedRequest(f"quantity must be a whole number from 1 to {QUANTITY_MAX}.")
     recipient = None if wanted.recipient is None else _recipient(wanted.recipient, token)
     return Wanted(token, wanted.quantity, recipient, payment_in_body=wanted.has_payment)
 
@@ -134,5 +136,7 @@ def _recipient(text: str, token: Address) -> Address:
     if recipient == ZERO_ADDRESS:
         raise MalformedRequest("recipient is the zero address: leave it out to mint to the payer.")
     if recipient == token:
-        raise MalformedRequest("recipient is the token itself, where nobody could use what is minted.")
+        raise MalformedRequest(
+            "recipient is the token itself, where nobody could use what is minted: leave it out to mint to the payer."
+        )
     return recipient
