@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from payfirst.api import health, payments, problems, tokens
+from payfirst.api import examples, health, payments, problems, reference, tokens
 from payfirst.api.headers import ResponseHeaders
 from payfirst.api.mint import MintRoute
 from payfirst.api.mint_request import PREFIX
@@ -39,9 +39,12 @@ def create_app(config: Config, *, after_start: Callable[[], object] = lambda: No
         decimals=config.asset.decimals,
     )
     headers = ResponseHeaders(
-        base_url=config.server.base_url, cors_origins=config.server.cors_origins, page_policies={}
+        base_url=config.server.base_url,
+        cors_origins=config.server.cors_origins,
+        page_policies=reference.POLICIES,
     )
-    return Front(runtime, headers, MintRoute(runtime, asset), _other_routes(runtime), after_start)
+    mint_route = MintRoute(runtime, asset)
+    return Front(runtime, headers, mint_route, _other_routes(runtime, mint_route), after_start)
 
 
 def keep_collections_short() -> None:
@@ -133,10 +136,18 @@ class Front:
                 return
 
 
-def _other_routes(runtime: Runtime) -> ASGIApp:
+def _other_routes(runtime: Runtime, mint_route: MintRoute) -> ASGIApp:
+    example = mint_route.requirements_for(
+        examples.TOKEN, examples.PRICE, "1 × EXT, minted once the payment is confirmed"
+    )
     # The handlers are coroutines because Starlette runs plain functions in threads.
     app = Starlette(
-        routes=[*payments.routes(runtime), *tokens.routes(runtime), *health.routes(runtime)],
+        routes=[
+            *payments.routes(runtime),
+            *tokens.routes(runtime),
+            *health.routes(runtime),
+            *reference.routes(example, base_url=runtime.config.server.base_url),
+        ],
         exception_handlers={
             HTTPException: _http_error,
             PayerError: _refused,

@@ -12,6 +12,7 @@ from payfirst.pipeline import accept
 from payfirst.store.database import Pool
 from payfirst.units import checksum_address, hex_text
 
+from .contract import conforms
 from .refused import ALONE, CUT, GROUPS, Case, changed, signed
 from .shop import MINT_PATH, TOKEN, Buyer, Document, Shop, configure, open_shop, running
 from .test_refusals import is_problem
@@ -19,7 +20,7 @@ from .wire import wire_to
 
 
 def check(case: Case, answer: httpx.Response) -> None:
-    """The answer is the refusal that the case names."""
+    """The answer is the refusal that the case names, and one that the OpenAPI document knows."""
     document: Document = answer.json()
     if answer.status_code == 402:
         assert document["error"] == case.code
@@ -30,6 +31,7 @@ def check(case: Case, answer: httpx.Response) -> None:
     assert answer.status_code == case.status == BY_CODE[case.code].status
     assert case.advice in document["detail"]
     assert ("retry-after" in answer.headers) == (case.status == 503)
+    assert conforms(answer)
 
 
 @pytest.mark.parametrize("group", GROUPS)
