@@ -15,7 +15,6 @@ from payfirst.api import problems
 from payfirst.api.documents import AcceptedDocument, payment_document
 from payfirst.api.mint_request import (
     PREFIX,
-    ClientGone,
     PaymentHeader,
     Wanted,
     read_body,
@@ -104,10 +103,7 @@ class MintRoute:
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request of any method, and count it."""
         started = time.perf_counter()
-        try:
-            answer = await self._answer(scope, receive)
-        except ClientGone:
-            return
+        answer = await self._answer(scope, receive)
         await send_answer(send, answer)
         measured = self._runtime.measured
         match answer:
@@ -119,7 +115,7 @@ class MintRoute:
                 measured.refused[str(status)] += 1
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
-        """The answer; nothing that a client sends makes it raise anything but ClientGone."""
+        """The answer; nothing that a client sends makes it raise."""
         if scope["method"] != "POST":
             return problems.method_not_allowed(scope["method"], "POST")
         payment: PaymentHeader | None = None

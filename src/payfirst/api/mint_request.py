@@ -61,10 +61,6 @@ class Wanted:
     payment_in_body: bool
 
 
-class ClientGone(Exception):
-    """The client hung up before its request was read."""
-
-
 def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[PaymentHeader | None, int]:
     """The payment header, if there is one, and the body's announced length (0 if it is not announced)."""
     payment: PaymentHeader | None = None
@@ -104,7 +100,9 @@ async def read_body(receive: Receive, length: int) -> bytes:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ClientGone
+            # Said although nobody may be left to hear it: a client that only ended its side still reads, and a server
+            # answers 500 for an application that says nothing.
+            raise MalformedRequest("The body broke off before its end: send the request again, with its whole body.")
         chunk: bytes = message.get("body", b"")
         body += chunk
         if len(body) > BODY_BYTES_MAX:
