@@ -168,6 +168,13 @@ def test_several_rpc_urls_in_one_variable() -> None:
     assert config.network.rpc_urls == ("http://a:1", "https://b/key")
 
 
+@pytest.mark.parametrize("text", ["", "*", "http://127.0.0.1:3000,https://shop.example", "https://[::1]:8443"])
+def test_origins_as_browsers_send_them(text: str) -> None:
+    """None, any, or those listed."""
+    config = load(role="tool", environ={"PAYFIRST_SERVER__CORS_ORIGINS": text})
+    assert ",".join(config.server.cors_origins) == text
+
+
 def test_other_variables_with_the_prefix_are_left_alone() -> None:
     """Variables that are no settings by design are not unknown settings."""
     load(role="tool", environ={"PAYFIRST_ANVIL": "/bin/anvil", "PAYFIRST_TEST_REQUIRE_PG15": "1", "PATH": "x"})
@@ -235,6 +242,15 @@ def test_unknown_variable_is_refused_with_the_nearest_known_one(name: str) -> No
         ("server", 'host = ""'),
         ("server", 'public_url = "mint.example"'),
         ("server", 'public_url = "https://mint.example/?a=1"'),
+        ("server", 'cors_origins = "*"'),
+        ("server", 'cors_origins = ["*", "https://shop.example"]'),
+        ("server", 'cors_origins = ["https://shop.example/"]'),
+        ("server", 'cors_origins = ["https://Shop.example"]'),
+        ("server", 'cors_origins = ["https://shop.example:443"]'),
+        ("server", 'cors_origins = ["https://shop.example:no"]'),
+        ("server", 'cors_origins = ["shop.example"]'),
+        ("server", 'cors_origins = ["null"]'),
+        ("server", "cors_origins = [1]"),
         ("database", 'url = "mysql://h/db"'),
         ("network", 'name = "base-seploia"'),
         ("network", "rpc_urls = []"),

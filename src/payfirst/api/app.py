@@ -11,7 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from payfirst.api import health, payments, problems, tokens
+from payfirst.api import examples, health, payments, problems, reference, tokens
+from payfirst.api.headers import ResponseHeaders
 from payfirst.api.mint import MintRoute
 from payfirst.api.mint_request import PREFIX
 from payfirst.api.respond import response
@@ -37,7 +38,13 @@ def create_app(config: Config, *, after_start: Callable[[], object] = lambda: No
         version=config.asset.version,
         decimals=config.asset.decimals,
     )
-    return Front(runtime, MintRoute(runtime, asset), _other_routes(runtime), after_start)
+    headers = ResponseHeaders(
+        base_url=config.server.base_url,
+        cors_origins=config.server.cors_origins,
+        page_policies=reference.POLICIES,
+    )
+    mint_route = MintRoute(runtime, asset)
+    return Front(runtime, headers, mint_route, _other_routes(runtime, mint_route), after_start)
 
 
 def keep_collections_short() -> None:
@@ -56,9 +63,15 @@ class Front:
     """Sends each request to its route. Whatever fails below is logged here, and answered without internals."""
 
     def __init__(
-        self, runtime: Runtime, mint_route: MintRoute, others: ASGIApp, after_start: Callable[[], object]
+        self,
+        runtime: Runtime,
+        headers: ResponseHeaders,
+        mint_route: MintRoute,
+        others: ASGIApp,
+        after_start: Callable[[], object],
     ) -> None:
         self._runtime = runtime
+        self._headers = headers
         self._mint = mint_route
         self._others = others
         self._after_start = after_start
@@ -72,16 +85,22 @@ class Front:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         runtime = self._runtime
+        added = self._headers.of(scope["path"], scope["headers"])
         is_answered = False
 
         async def watched_send(message: Message) -> None:
             nonlocal is_answered
-            is_answered = True
+            if message["type"] == "http.response.start":
+                is_answered = True
+                message["headers"] = [*message["headers"], *added]
             await send(message)
 
         runtime.enter()
         try:
-            if scope["path"].startswith(PREFIX):
+            preflight = self._headers.preflight(scope["method"], scope["headers"])
+            if preflight is not None:
+                await problems.send_answer(watched_send, preflight)
+            elif scope["path"].startswith(PREFIX):
                 await self._mint.handle(scope, receive, watched_send)
             else:
                 await self._others(scope, receive, watched_send)
@@ -93,7 +112,7 @@ class Front:
                 path=scope["path"],
             )
             if not is_answered:
-                await problems.send_answer(send, problems.internal_error())
+                await problems.send_answer(watched_send, problems.internal_error())
         finally:
             runtime.leave()
 
@@ -117,10 +136,18 @@ class Front:
                 return
 
 
-def _other_routes(runtime: Runtime) -> ASGIApp:
+def _other_routes(runtime: Runtime, mint_route: MintRoute) -> ASGIApp:
+    example = mint_route.requirements_for(
+        examples.TOKEN, examples.PRICE, "1 × EXT, minted once the payment is confirmed"
+    )
     # The handlers are coroutines because Starlette runs plain functions in threads.
     app = Starlette(
-        routes=[*payments.routes(runtime), *tokens.routes(runtime), *health.routes(runtime)],
+        routes=[
+            *payments.routes(runtime),
+            *tokens.routes(runtime),
+            *health.routes(runtime),
+            *reference.routes(example, base_url=runtime.config.server.base_url),
+        ],
         exception_handlers={
             HTTPException: _http_error,
             PayerError: _refused,
@@ -140,7 +167,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
         methods = ", ".join(sorted(method.strip() for method in allowed.split(",")))
         return response(problems.method_not_allowed(request.method, methods))
     if error.status_code == 404:
-        return response(problems.problem(404, "not_found", "There is nothing at this path."))
+        return response(
+            problems.problem(404, "not_found", "There is nothing at this path: GET /openapi.json lists what there is.")
+        )
     return response(problems.problem(error.status_code, "invalid_request", error.detail))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import msgspec
 
 from payfirst.lifecycle import MintStatus, PaymentStatus
@@ -14,12 +16,30 @@ from payfirst.units import Address, TxHash, checksum_address, hex_text, utc_text
 FAILED_BY_HAND = "failed_by_operator"
 
 
+# What the texts and numbers of the documents look like; the OpenAPI document says it, and its tests hold answers to it.
+AddressText = Annotated[str, msgspec.Meta(pattern="^0x[0-9a-fA-F]{40}$", description="An address, checksummed.")]
+HashText = Annotated[str, msgspec.Meta(pattern="^0x[0-9a-f]{64}$", description="32 bytes.")]
+AmountText = Annotated[str, msgspec.Meta(pattern="^(0|[1-9][0-9]*)$", description="Atomic units, in decimal.")]
+IdText = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", description="A UUID.")]
+TimeText = Annotated[
+    str,
+    msgspec.Meta(
+        pattern="^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}[.][0-9]{3}Z$", description="RFC 3339 in UTC, with milliseconds."
+    ),
+]
+NetworkText = Annotated[str, msgspec.Meta(pattern="^eip155:[1-9][0-9]*$", description="The chain, CAIP-2.")]
+# A contract's cap may be up to 2**256 - 1, and the encoder stops at 64 bits.
+CountNumber = Annotated[
+    msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "integer", "minimum": 0}, description="A number of mints.")
+]
+
+
 class AcceptedDocument(msgspec.Struct, rename="camel"):
     """The body of a 202; only here is the status `payment_pending`."""
 
-    payment_queue_id: str
+    payment_queue_id: IdText
     quantity: int
-    status: str
+    status: Literal["payment_pending"]
     status_url: str
 
 
@@ -33,45 +53,45 @@ class ErrorDocument(msgspec.Struct):
 class ResultDocument(msgspec.Struct, rename="camel"):
     """What a completed payment led to."""
 
-    queue_ids: tuple[str, ...]
+    queue_ids: tuple[IdText, ...]
     quantity: int
 
 
 class MintDocument(msgspec.Struct, rename="camel"):
     """One unit of a payment."""
 
-    queue_id: str
-    status: str
-    mint_id: str
-    tx_hash: str | None
+    queue_id: IdText
+    status: MintStatus
+    mint_id: HashText
+    tx_hash: HashText | None
 
 
-class PaymentDocument(msgspec.Struct, rename="camel"):
+class PaymentDocument(msgspec.Struct, rename="camel", kw_only=True):
     """`GET /api/payment/{id}`; `completed` means paid. `mints` is left out where the payment is nested."""
 
-    payment_queue_id: str
-    status: str
-    payer: str
-    amount: str
+    payment_queue_id: IdText
+    status: PaymentStatus
+    payer: AddressText
+    amount: AmountText
     quantity: int
-    token: str
-    tx_hash: str | None
+    token: AddressText
+    tx_hash: HashText | None
     error: ErrorDocument | None
     result: ResultDocument | None
-    mints: list[MintDocument] | msgspec.UnsetType
-    created_at: str
-    processed_at: str | None
+    mints: list[MintDocument] | msgspec.UnsetType = msgspec.UNSET
+    created_at: TimeText
+    processed_at: TimeText | None
 
 
 class QueueDocument(msgspec.Struct, rename="camel"):
     """`GET /api/queue/{queueId}`: one unit with its payment."""
 
-    queue_id: str
-    status: str
-    mint_id: str
-    tx_hash: str | None
+    queue_id: IdText
+    status: MintStatus
+    mint_id: HashText
+    tx_hash: HashText | None
     unit: int
-    recipient: str
+    recipient: AddressText
     payment: PaymentDocument
 
 
@@ -85,21 +105,24 @@ class StatsDocument(msgspec.Struct, rename="camel"):
     stuck_in_sent: int
 
 
+TokenStatus = Literal["active", "paused", "unsynced", "held", "sold_out"]
+
+
 class TokenDocument(msgspec.Struct, rename="camel"):
     """A token on offer. Amounts are decimal strings in atomic units; counts are numbers of mints."""
 
-    address: str
+    address: AddressText
     name: str | None
     symbol: str | None
-    price: str
-    asset: str
-    network: str
-    mint_amount: str | None
-    max_mint_count: msgspec.Raw | None
-    minted: msgspec.Raw
+    price: AmountText
+    asset: AddressText
+    network: NetworkText
+    mint_amount: AmountText | None
+    max_mint_count: CountNumber | None
+    minted: CountNumber
     reserved: int
-    remaining: msgspec.Raw | None
-    status: str
+    remaining: CountNumber | None
+    status: TokenStatus
     quantity_max: int
 
 
@@ -183,7 +206,7 @@ def _mint_document(mint: ShownMint) -> MintDocument:
     )
 
 
-def _token_status(token: Token, remaining: int | None) -> str:
+def _token_status(token: Token, remaining: int | None) -> TokenStatus:
     if not token.active:
         return "paused"
     if remaining is None:
@@ -198,5 +221,4 @@ def _hash(tx_hash: TxHash | None) -> str | None:
 
 
 def _count(count: int | None) -> msgspec.Raw | None:
-    # A contract's cap may be up to 2**256 - 1, and the encoder stops at 64 bits.
     return None if count is None else msgspec.Raw(str(count).encode())

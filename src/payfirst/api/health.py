@@ -48,7 +48,7 @@ def routes(runtime: Runtime) -> list[Route]:
             problems.problem(
                 503,
                 "not_ready",
-                "No payment could be accepted now; reasons says why.",
+                "No payment could be accepted now; reasons says why. Ask again later.",
                 headers=[problems.retry_after(RETRY_AFTER_S)],
                 reasons=reasons,
             )

@@ -15,7 +15,6 @@ from payfirst.api import problems
 from payfirst.api.documents import AcceptedDocument, payment_document
 from payfirst.api.mint_request import (
     PREFIX,
-    ClientGone,
     PaymentHeader,
     Wanted,
     read_body,
@@ -104,10 +103,7 @@ class MintRoute:
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request of any method, and count it."""
         started = time.perf_counter()
-        try:
-            answer = await self._answer(scope, receive)
-        except ClientGone:
-            return
+        answer = await self._answer(scope, receive)
         await send_answer(send, answer)
         measured = self._runtime.measured
         match answer:
@@ -119,7 +115,7 @@ class MintRoute:
                 measured.refused[str(status)] += 1
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
-        """The answer; nothing that a client sends makes it raise anything but ClientGone."""
+        """The answer; nothing that a client sends makes it raise."""
         if scope["method"] != "POST":
             return problems.method_not_allowed(scope["method"], "POST")
         payment: PaymentHeader | None = None
@@ -265,7 +261,7 @@ class MintRoute:
     def _demand_that_offers_can_be_made(self) -> None:
         """Found when the process starts, not by the first buyer. Raises OperatorError."""
         try:
-            payment_required(self._requirements_for(ZERO_ADDRESS, AtomicAmount(1), "1 unit"), error=NO_PAYMENT)
+            payment_required(self.requirements_for(ZERO_ADDRESS, AtomicAmount(1), "1 unit"), error=NO_PAYMENT)
         except ValueError as error:
             raise OperatorError(
                 f"The settings server.public_url and asset.name cannot be put into an offer: {error}"
@@ -282,14 +278,15 @@ class MintRoute:
             if len(self._offers) >= OFFERS_KEPT_MAX:
                 self._offers.clear()  # prices that changed thousands of times: begin again
             unit = token.symbol or checksum_address(token.address)
-            known = self._offers[key] = self._requirements_for(
+            known = self._offers[key] = self.requirements_for(
                 token.address,
                 AtomicAmount(token.price * quantity),
                 f"{quantity} × {unit}, minted once the payment is confirmed",
             )
         return known
 
-    def _requirements_for(self, token: Address, amount: AtomicAmount, description: str) -> PaymentRequirements:
+    def requirements_for(self, token: Address, amount: AtomicAmount, description: str) -> PaymentRequirements:
+        """What is asked for `amount`'s worth of a token."""
         return PaymentRequirements(
             asset=self._asset,
             pay_to=self._pay_to,

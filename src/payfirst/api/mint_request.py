@@ -23,6 +23,7 @@ PREFIX = "/api/mint/"
 BODY_BYTES_MAX = 4_096
 # More than configuration allows a request to buy: beyond it a number is malformed, below it refused by policy.
 QUANTITY_MAX = 250
+TOO_LARGE = f"The body may have {BODY_BYTES_MAX} bytes: send quantity and recipient only."
 
 PaymentHeader = tuple[Literal[1, 2], bytes]
 
@@ -60,10 +61,6 @@ class Wanted:
     payment_in_body: bool
 
 
-class ClientGone(Exception):
-    """The client hung up before its request was read."""
-
-
 def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[PaymentHeader | None, int]:
     """The payment header, if there is one, and the body's announced length (0 if it is not announced)."""
     payment: PaymentHeader | None = None
@@ -76,6 +73,7 @@ def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[PaymentHeader 
             if len(value) > HEADER_BYTES_MAX:
                 raise HeaderTooLarge(
                     f"{HEADER_NAMES[version]} has {len(value)} bytes; at most {HEADER_BYTES_MAX} are read."
+                    " Send only the payload, without additions."
                 )
             payment = (version, value)
         elif name == b"content-length" and value.isdigit():
@@ -97,16 +95,18 @@ def token_in_path(path: str) -> Address:
 async def read_body(receive: Receive, length: int) -> bytes:
     """The body; not read at all when it is announced to be too large, and not further once it is."""
     if length > BODY_BYTES_MAX:
-        raise BodyTooLarge(f"The body may have {BODY_BYTES_MAX} bytes.")
+        raise BodyTooLarge(TOO_LARGE)
     body = b""
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ClientGone
+            # Said although nobody may be left to hear it: a client that only ended its side still reads, and a server
+            # answers 500 for an application that says nothing.
+            raise MalformedRequest("The body broke off before its end: send the request again, with its whole body.")
         chunk: bytes = message.get("body", b"")
         body += chunk
         if len(body) > BODY_BYTES_MAX:
-            raise BodyTooLarge(f"The body may have {BODY_BYTES_MAX} bytes.")
+            raise BodyTooLarge(TOO_LARGE)
         if not message.get("more_body", False):
             return body
 
@@ -121,7 +121,7 @@ def wanted_in(token: Address, body: bytes) -> Wanted:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise MalformedRequest(f'The body is not JSON such as {{"quantity": 1}}: {reason}.') from error
     if not 1 <= wanted.quantity <= QUANTITY_MAX:
-        raise MalformedRequest(f"quantity is a whole number from 1 to {QUANTITY_MAX}.")
+        raise MalformedRequest(f"quantity must be a whole number from 1 to {QUANTITY_MAX}.")
     recipient = None if wanted.recipient is None else _recipient(wanted.recipient, token)
     return Wanted(token, wanted.quantity, recipient, payment_in_body=wanted.has_payment)
 
@@ -134,5 +134,7 @@ def _recipient(text: str, token: Address) -> Address:
     if recipient == ZERO_ADDRESS:
         raise MalformedRequest("recipient is the zero address: leave it out to mint to the payer.")
     if recipient == token:
-        raise MalformedRequest("recipient is the token itself, where nobody could use what is minted.")
+        raise MalformedRequest(
+            "recipient is the token itself, where nobody could use what is minted: leave it out to mint to the payer."
+        )
     return recipient

@@ -65,7 +65,7 @@ def routes(runtime: Runtime) -> list[Route]:
         async with runtime.reading("show a payment") as connection:
             payment = await payments.show(connection, payment_id)
         if payment is None:
-            raise NotFound("There is no payment with this id.")
+            raise NotFound("There is no payment with this id: use the paymentQueueId of a 202.")
         return document(payment_document(payment))
 
     async def show_unit(request: Request) -> Response:
@@ -75,7 +75,9 @@ def routes(runtime: Runtime) -> list[Route]:
             payment = None if payment_id is None else await payments.show(connection, payment_id)
         mint = next((m for m in payment.mints if m.queue_id == queue_id), None) if payment else None
         if payment is None or mint is None:
-            raise NotFound("There is no unit with this queue id; it is made once its payment is completed.")
+            raise NotFound(
+                "There is no unit with this queue id: use one of the payment's queueIds, there once it is completed."
+            )
         return document(queue_document(payment, mint))
 
     async def show_payment_stats(_request: Request) -> Response:

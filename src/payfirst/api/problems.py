@@ -150,14 +150,16 @@ def refusal(error: PayerError | RetriedError) -> Answer:
         case SoldOut() | AuthorizationReused():
             return problem(409, error.code, str(error))
         case NotNow():
-            return problem(503, "not_now", str(error), headers=[retry_after(error.retry_after_s)])
+            detail = f"{error} Send the same request again in {error.retry_after_s} s."
+            return problem(503, "not_now", detail, headers=[retry_after(error.retry_after_s)])
         case StoreUnavailable():
             detail = "The database does not answer at the moment. Send the same request again."
             return problem(503, "not_now", detail, headers=[retry_after(RETRY_AFTER_STORE_S)])
         case PayerError():
             return problem(400, error.code, str(error))
         case _:
-            return problem(503, "not_now", str(error), headers=[retry_after(RETRY_AFTER_STORE_S)])
+            detail = f"{error} Send the same request again."
+            return problem(503, "not_now", detail, headers=[retry_after(RETRY_AFTER_STORE_S)])
 
 
 def method_not_allowed(method: str, allowed: str) -> Answer:

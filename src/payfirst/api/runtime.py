@@ -108,7 +108,7 @@ class Runtime:
     def service(self) -> Service:
         """Raises Starting until the database was reached and read once."""
         if self._service is None:
-            raise Starting("The database does not answer yet. Send the same request again.", retry_after_s=1)
+            raise Starting("The database does not answer yet.", retry_after_s=1)
         return self._service
 
     async def start(self) -> None:

@@ -39,7 +39,7 @@ def routes(runtime: Runtime) -> list[Route]:
         try:
             address = parse_address(str(request.path_params["address"]))
         except ValueError as error:
-            raise TokenPathUnknown(f"No such token: {error}.") from None
+            raise TokenPathUnknown(f"No such token: {error}. GET /api/tokens lists them.") from None
         return document(shown(runtime.service.admission.token(address)))
 
     return [Route("/api/tokens", list_tokens), Route("/api/tokens/{address}", show_token)]

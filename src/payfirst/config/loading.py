@@ -22,6 +22,7 @@ from payfirst.config.settings import (
     KEY_FILE_BYTES_MAX,
     KEY_VARIABLES,
     KEYS,
+    LISTS,
     NOT_SETTINGS,
     PREFIX,
     REDACTED,
@@ -172,8 +173,8 @@ def _typed(setting: str, text: str) -> object:
             return int(text)
         except ValueError:
             return text
-    if setting == "network.rpc_urls":
-        return [url.strip() for url in text.split(",") if url.strip()]
+    if setting in LISTS:
+        return [item.strip() for item in text.split(",") if item.strip()]
     return text
 
 

@@ -41,6 +41,7 @@ KEY_FILE_BYTES_MAX = 256
 SHOWN_CHARACTERS_MAX = 80
 MAX_FEE_GWEI_MAX = 1_000_000
 REDACTED = "********"
+_ORIGIN = re.compile(r"https?://[a-z0-9.:\[\]-]+")
 SECP256K1_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 
 
@@ -101,6 +102,23 @@ def _rpc_urls(value: object) -> tuple[str, ...]:
     if not all(_is_url(url, "http", "https") for url in value):
         raise ValueError("http:// or https:// URLs only")
     return tuple(value)
+
+
+def _origins(value: object) -> tuple[str, ...]:
+    expected = 'a list of origins such as "https://shop.example" (no path, no slash at the end), or of "*" alone'
+    if not isinstance(value, list | tuple) or not all(isinstance(origin, str) for origin in value):
+        raise ValueError(expected)
+    if tuple(value) != ("*",) and not all(_is_origin(origin) for origin in value):
+        raise ValueError(expected)
+    return tuple(value)
+
+
+def _is_origin(text: str) -> bool:
+    # Browsers send origins in lower case and without a default port; anything else would never match.
+    if not _ORIGIN.fullmatch(text) or not _is_url(text, "http", "https"):
+        return False
+    parts = urlsplit(text)
+    return parts.port != {"http": 80, "https": 443}[parts.scheme]
 
 
 def _network_name(text: str) -> str:
@@ -172,6 +190,9 @@ class Server(Section):
     processes: int = _whole(1, 1, 64, "API processes that share the port.")
     public_url: Annotated[str, AfterValidator(_public_url)] = _text(
         "", "The URL by which buyers reach this server. Empty: http://host:port."
+    )
+    cors_origins: Annotated[tuple[str, ...], BeforeValidator(_origins)] = Field(
+        default=(), description='Origins whose pages may call this server, such as "https://shop.example"; "*" is any.'
     )
 
     @property
@@ -428,6 +449,7 @@ SECTIONS: dict[str, type[Section]] = {
 SETTINGS: dict[str, FieldInfo] = {"data_dir": Config.model_fields["data_dir"]} | {
     f"{section}.{key}": info for section, model in SECTIONS.items() for key, info in model.model_fields.items()
 }
+LISTS = frozenset(setting for setting, info in SETTINGS.items() if info.annotation == tuple[str, ...])
 VARIABLES = {PREFIX + setting.upper().replace(".", "__"): setting for setting in SETTINGS}
 KEYS = {VARIABLES[variable]: variable for variable in SECRET_VARIABLES}
 

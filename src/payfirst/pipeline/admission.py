@@ -108,7 +108,7 @@ def admit(
     promised = token.minted + token.reserved + snapshot.waiting_units.get(token.address, 0) + units_taken_since
     if promised + quantity > token.max_mint_count:
         left = max(0, token.max_mint_count - promised)
-        raise SoldOut(f"{left} left of this token, {quantity} asked for. Nothing was taken.")
+        raise SoldOut(f"{left} left of this token, {quantity} asked for: ask for fewer. Nothing was taken.")
 
 
 def demand_time_to_settle(

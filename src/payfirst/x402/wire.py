@@ -116,6 +116,15 @@ class ResourceV2(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=Tru
     mime_type: str = ""
 
 
+class OfferV1(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=True):
+    """The body of a 402: a v1 offer and a sentence for people; `accepts` is empty where v1 cannot name the network."""
+
+    x402_version: int
+    error: str
+    detail: str = ""
+    accepts: list[AcceptsV1]
+
+
 class OfferV2(msgspec.Struct, rename="camel", kw_only=True):
     """What PAYMENT-REQUIRED carries."""
 

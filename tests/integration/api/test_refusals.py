@@ -111,12 +111,12 @@ async def test_a_large_body_is_not_read_to_its_end(shop: Shop) -> None:
 
 
 async def test_a_client_that_hangs_up_is_no_error(shop: Shop) -> None:
-    """A connection that ends before the body does is answered by nothing."""
+    """A connection that ends before the body does is told so, for a client that still reads."""
 
     async def receive() -> Message:
         return {"type": "http.disconnect"}
 
-    assert await status_of(shop, [], receive) is None
+    assert await status_of(shop, [], receive) == 400
 
 
 async def status_of(shop: Shop, headers: list[tuple[bytes, bytes]], receive: object) -> int | None:
