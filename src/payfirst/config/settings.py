@@ -169,6 +169,8 @@ class Server(Section):
     public_url: Annotated[str, AfterValidator(_public_url)] = _text(
         "", "The URL by which buyers reach this server. Empty: http://host:port."
     )
+    wait_s_max: int = _whole(30, 0, 300, "A request with Prefer: wait is held this long at most; 0 holds none.")
+    waiters_max: int = _whole(10_000, 0, 100_000, "Requests and event streams that one process holds at once.")
 
     @property
     def base_url(self) -> str:

@@ -95,6 +95,8 @@ class _Worker:
         self._flow_log = FlowLog(get_logger())
         self._head = HeadWatch(pool, rpc, network=terms.network, poll_s=terms.poll_s, final_depth=terms.final_depth)
         recrediter = Recrediter(pool, rpc, terms=terms)
+        self._change_notifier = wake.ChangeNotifier(pool)
+        on_changed = self._change_notifier.changed
         owner = str(self._process.id)
         self._settle_outbox = Outbox(
             pool, rpc, terms=terms, signer=keys.settle, purpose="settle", owner=owner, head=self._head,
@@ -106,15 +108,15 @@ class _Worker:
         )  # fmt: skip
         self._settler = Settler(
             pool, rpc, terms=terms, outbox=self._settle_outbox, head=self._head, flow_log=self._flow_log,
-            recrediter=recrediter,
+            recrediter=recrediter, on_changed=on_changed,
         )  # fmt: skip
-        self._minter = Minter(pool, rpc, terms=terms, outbox=self._mint_outbox, head=self._head)
+        self._minter = Minter(pool, rpc, terms=terms, outbox=self._mint_outbox, head=self._head, on_changed=on_changed)
         self._mint_notifier = wake.Notifier(pool, wake.MINTS)
         self._confirmer = Confirmer(
             pool, rpc, terms=terms, head=self._head, flow_log=self._flow_log, on_capacity=self._on_capacity,
-            on_mints=self._on_mints,
+            on_mints=self._on_mints, on_changed=on_changed,
         )  # fmt: skip
-        self._watcher = Watcher(pool, rpc, terms=terms, recrediter=recrediter)
+        self._watcher = Watcher(pool, rpc, terms=terms, recrediter=recrediter, on_changed=on_changed)
         self._stopping = False
 
     async def _free_payments(self, connection: Connection, claim: Claim) -> None:
@@ -143,6 +145,7 @@ class _Worker:
             "settle outbox": self._settle_outbox.tend,
             "mint outbox": self._mint_outbox.tend,
             "notify": self._mint_notifier.run,
+            "notify changes": self._change_notifier.run,
             "heartbeat": self._beat,
             "log": lambda: run_flusher(self._flow_log),
             "listen": self._listen,
