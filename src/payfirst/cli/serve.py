@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import errno
 import functools
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -27,6 +29,8 @@ from payfirst.ops import log
 
 # Connections that wait to be accepted, and those served at once: more than the slowest 5 s of the goal's load bring.
 BACKLOG = 4_096
+# Beside connections: sockets to the database, libraries, the log.
+FILES_BESIDE_CONNECTIONS = 256
 # The payment header and the body's limit, with room for what browsers and proxies add; larger heads are 431.
 HEAD_BYTES_MAX = 65_536
 HEAD_TIMEOUT_MS = 10_000
@@ -59,6 +63,8 @@ def run_api(config: Config, *, database_url: str, config_path: Path | None = Non
     os.environ["DATABASE_URL"] = database_url
     if config_path is not None:
         os.environ["PAYFIRST_CONFIG"] = str(config_path)
+    connections_max = BACKLOG + config.server.waiters_max
+    _allow_open_files(connections_max + FILES_BESIDE_CONNECTIONS)
     server = MPServer(
         "payfirst",
         address=address,
@@ -79,7 +85,8 @@ def run_api(config: Config, *, database_url: str, config_path: Path | None = Non
         runtime_threads=1,
         backlog=BACKLOG,
         # Not divided by the processes, as the default is: one of them may be handed most connections.
-        backpressure=BACKLOG,
+        # Whoever waits keeps a connection, which must not be one of those that sell.
+        backpressure=connections_max,
         respawn_failed_workers=True,
         workers_kill_timeout=STOP_TIMEOUT_S,
         # Its warnings and errors come through our log; its access log would cost more than the answer.
@@ -102,7 +109,39 @@ def _application(parent: int) -> ASGIApp:
     _die_with(parent)
     config = load(role="api")
     log.configure(config.log.format, config.log.level)
-    return create_app(config, after_start=keep_collections_short)
+    return create_app(config, after_start=_started)
+
+
+def _started(end_waiting: Callable[[], None]) -> None:
+    """In the process that serves, in its event loop, once the application has started."""
+    keep_collections_short()
+    loop = asyncio.get_running_loop()
+
+    def asked_to_stop(_number: int, _frame: object) -> None:
+        loop.call_soon_threadsafe(end_waiting)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # granian ends the lifespan only after the last connection, for which a waiter may keep it for long. Its own
+        # handler is the loop's, called by the wake-up descriptor, and goes on being called beside this one.
+        signal.signal(number, asked_to_stop)
+        signal.siginterrupt(number, False)
+
+
+def _allow_open_files(wanted: int) -> None:
+    """Raise the soft limit, which the processes that serve inherit; say so where the hard one is too low."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        log.get_logger(role="api").warning(
+            "few_open_files",
+            message=f"This process may open {allowed} files, {wanted} are wanted for server.waiters_max:"
+            " raise the hard limit (ulimit -Hn, LimitNOFILE=) or lower server.waiters_max",
+            allowed=allowed,
+            wanted=wanted,
+        )
 
 
 def _die_with(parent: int) -> None:
