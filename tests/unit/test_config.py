@@ -81,7 +81,7 @@ def test_defaults_are_a_configuration_for_a_tool() -> None:
     assert config.model_dump() == Config().model_dump()
     assert config.server.port == 4021
     assert config.database.url == ""
-    assert set(config.sources.values()) == {"default"}
+    assert set(config.sources.values()) == {"default", "preset: base-sepolia"}
     assert set(config.sources) == set(SETTINGS)
 
 
@@ -178,6 +178,50 @@ def test_origins_as_browsers_send_them(text: str) -> None:
 def test_other_variables_with_the_prefix_are_left_alone() -> None:
     """Variables that are no settings by design are not unknown settings."""
     load(role="tool", environ={"PAYFIRST_ANVIL": "/bin/anvil", "PAYFIRST_TEST_REQUIRE_PG15": "1", "PATH": "x"})
+
+
+# Presets.
+
+BASE_USDC = "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913"
+SEPOLIA_USDC = "0x036CbD53842c5426634e7929541eC2318f3dCF7e"
+
+
+@pytest.mark.parametrize("name", ["base", "eip155:8453"])
+def test_the_name_of_a_known_network_is_enough(name: str) -> None:
+    """Its USDC and its limits come with it; what is written goes before the preset."""
+    config = load(role="tool", environ={"PAYFIRST_NETWORK__NAME": name, "PAYFIRST_NETWORK__CONFIRMATIONS": "5"})
+    assert (config.asset.address, config.asset.name, config.asset.version) == (BASE_USDC, "USD Coin", "2")
+    assert (config.network.confirmations, config.network.final_depth) == (5, 900)
+    assert config.network.max_fee_gwei == 1
+    assert config.sources["asset.name"] == "preset: base"
+    assert config.sources["network.confirmations"] == "environment: PAYFIRST_NETWORK__CONFIRMATIONS"
+
+
+@pytest.mark.parametrize(
+    ("text", "setting", "expected"),
+    [
+        ('[asset]\nname = "USDC"', "asset.name", '"USD Coin"'),
+        (f'[asset]\naddress = "{BASE_USDC.lower()}"\nname = "USDC"', "asset.name", '"USD Coin"'),
+        ("[asset]\ndecimals = 18", "asset.decimals", "6, which is what USDC has on base"),
+        (f'[asset]\naddress = "{SEPOLIA_USDC}"', "asset.address", f"write {BASE_USDC}, or nothing"),
+    ],
+)
+def test_what_contradicts_the_real_usdc_is_refused(text: str, setting: str, expected: str) -> None:
+    """Every payment would fail on chain; the fault says what to write."""
+    write(f'network.name = "base"\n{text}\n')
+    fault = only_fault("tool", {})
+    assert fault.setting == setting
+    assert expected in fault.expected
+
+
+def test_another_asset_has_to_be_described() -> None:
+    """Nothing of USDC's is taken for another asset, nor for a network without a preset."""
+    own = {"PAYFIRST_NETWORK__NAME": "base", "PAYFIRST_ASSET__ADDRESS": PAY_TO}
+    assert set(faults("tool", own)) == {"asset.name", "asset.version", "asset.decimals"}
+    unknown = {"PAYFIRST_NETWORK__NAME": "polygon"}
+    assert set(faults("tool", unknown)) == {"asset.address", "asset.name", "asset.version", "asset.decimals"}
+    described = {f"PAYFIRST_ASSET__{key}": v for key, v in {"NAME": "Coin", "VERSION": "1", "DECIMALS": "18"}.items()}
+    assert load(role="tool", environ=own | described).asset.decimals == 18
 
 
 # What is refused, and how it is told.
@@ -309,7 +353,8 @@ def test_settings_that_contradict_each_other_are_refused(text: str, setting: str
     """A default that no longer fits what was set is told as well."""
     write(text)
     fault = only_fault("tool", {})
-    assert (fault.setting, fault.source) == (setting, "default")
+    assert fault.setting == setting
+    assert fault.source in ("default", "preset: base-sepolia")
     assert other in fault.expected
 
 
@@ -633,11 +678,11 @@ def test_example_file_is_what_the_code_says() -> None:
 def test_example_changes_nothing_as_it_is_and_holds_the_defaults() -> None:
     """As shipped it is all comments; with every setting uncommented it still is the defaults."""
     write(example_text())
-    assert set(load(role="tool", environ={}).sources.values()) == {"default"}
+    assert set(load(role="tool", environ={}).sources.values()) == {"default", "preset: base-sepolia"}
     write(re.sub(r"(?m)^#(?=[a-z0-9_]+ = )", "", example_text()))
     config = load(role="tool", environ={})
     assert config.model_dump() == Config().model_dump()
-    from_file = {setting for setting, source in config.sources.items() if source != "default"}
+    from_file = {setting for setting, source in config.sources.items() if source.startswith("payfirst.toml")}
     assert from_file == {setting for setting in SETTINGS if not setting.startswith("signers.")}
 
 

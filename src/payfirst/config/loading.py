@@ -17,6 +17,7 @@ from pydantic import (
     ValidationError,
 )
 
+from payfirst.config import presets
 from payfirst.config.settings import (
     DEFAULT_FILE,
     KEY_FILE_BYTES_MAX,
@@ -90,6 +91,10 @@ def load(path: Path | None = None, *, role: Role, environ: Mapping[str, str] = o
     file_is_known = _read_file(gathered, path, environ)
     _read_environment(gathered, environ)
     _keep_keys_apart(gathered, role, environ)
+    presets.fill(gathered.values, gathered.sources)
+    for setting, expected in presets.contradictions(gathered.values):
+        shown = display(setting, gathered.values.get(setting, ""))
+        gathered.fault(setting, shown, gathered.sources.get(setting, "default"), expected)
     if file_is_known:
         # What a file that could not be read would have said is not called missing.
         _demand_required(gathered, role)

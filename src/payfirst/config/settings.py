@@ -226,6 +226,8 @@ class Chain(Section):
     abandon_after_s: int = _whole(
         900, 60, 604_800, "One that no fee brought into a block for so long gives its account nonce up."
     )
+    log_blocks_max: int = _whole(2_000, 1, 1_000_000, "Blocks of one eth_getLogs; halved where an endpoint wants less.")
+    lag_blocks_max: int = _whole(5, 1, 10_000, "An endpoint further behind the best is used last.")
 
     @field_validator("final_depth")
     @classmethod

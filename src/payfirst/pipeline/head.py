@@ -15,6 +15,8 @@ from payfirst.units import BlockNumber
 
 # A chain whose head stands still is still being watched: the heartbeat says so.
 HEARTBEAT_S = 1.0
+# A lower head than the one known is another endpoint's, a little behind; one that stays lower is the chain's.
+LOWER_HEAD_S = 5.0
 
 log = get_logger()
 
@@ -34,6 +36,7 @@ class HeadWatch:
         self._poll_s = poll_s
         self._final_depth = final_depth
         self._head: Head | None = None
+        self._lower_since: float | None = None
         self._changed = asyncio.Event()
 
     @property
@@ -59,6 +62,29 @@ class HeadWatch:
         await self._changed.wait()
         self._changed.clear()
 
+    async def _newest(self) -> Head:
+        """The head as an endpoint says it, or the known one where that endpoint is only behind.
+
+        A lower head is believed when no endpoint has the known block any more, or when it stays lower.
+        """
+        seen, known = await self._rpc.head(), self.head
+        if seen.number >= known.number:
+            self._lower_since = None
+            return seen
+        now = asyncio.get_running_loop().time()
+        if self._lower_since is None:
+            self._lower_since = now
+        if now - self._lower_since < LOWER_HEAD_S and await self._rpc.has_block(known.hash):
+            return known
+        self._lower_since = None
+        log.warning(
+            "head_lower",
+            message=f"RPC: the chain head went back from {known.number} to {seen.number}",
+            height=seen.number,
+            known_height=known.number,
+        )
+        return seen
+
     async def run(self) -> None:
         """Poll until cancelled. An endpoint that is away stops the heartbeat, nothing else."""
         loop = asyncio.get_running_loop()
@@ -66,7 +92,7 @@ class HeadWatch:
         failing = False
         while True:
             try:
-                seen = await self._rpc.head()
+                seen = await self._newest()
                 is_new = seen.hash != self.head.hash
                 self._head = seen
                 if is_new:

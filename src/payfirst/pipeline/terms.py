@@ -15,11 +15,15 @@ class Terms:
     network: str  # CAIP-2
     chain_id: int
     asset: Address
+    asset_name: str  # of its EIP-712 domain
+    asset_version: str
     pay_to: Address
     multicall3: Address
     confirmations: int  # 1: included in the head block
     final_depth: int  # blocks
     poll_s: float
+    log_blocks_max: int  # of one eth_getLogs
+    lag_blocks_max: int  # an endpoint further behind than this goes last
     tx_gas_max: int
     max_fee: Wei
     priority_fee: Wei

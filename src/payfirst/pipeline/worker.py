@@ -15,6 +15,7 @@ from payfirst.chain.rpc import RpcClient
 from payfirst.chain.signers import Signer
 from payfirst.errors import OperatorError, RetriedError, StoreUnavailable
 from payfirst.ops.log import FlowLog, get_logger, run_flusher
+from payfirst.pipeline.configured import demand_configured_chain
 from payfirst.pipeline.confirm import Confirmer
 from payfirst.pipeline.head import HeadWatch
 from payfirst.pipeline.mint import Minter
@@ -64,31 +65,17 @@ async def work(*, database_url: str, rpc_urls: tuple[str, ...], terms: Terms, ke
     lanes = len(keys.settle) + len(keys.mint)
     pool = await database.connect(database_url, name="worker", size=POOL_SIZE + POOL_PER_LANE * (lanes - 2))
     try:
-        async with RpcClient(rpc_urls) as rpc:
-            if not await _unless(stop, _demand_chain(rpc, terms)):
+        async with RpcClient(
+            rpc_urls,
+            chain_id=terms.chain_id,
+            log_blocks_max=terms.log_blocks_max,
+            lag_blocks_max=terms.lag_blocks_max,
+        ) as rpc:
+            if not await _unless(stop, demand_configured_chain(rpc, terms)):
                 return
             await _Worker(pool, rpc, database_url=database_url, terms=terms, keys=keys).run(stop)
     finally:
         await asyncio.wait_for(pool.close(), STOP_S)
-
-
-async def _demand_chain(rpc: RpcClient, terms: Terms) -> None:
-    """Return when the endpoint serves the configured chain; waits while it is away, because that may end."""
-    warned = False
-    while True:
-        try:
-            found = await rpc.chain_id()
-        except RetriedError as error:
-            if not warned:
-                log.warning("rpc_unavailable", message=f"RPC: waiting for an endpoint: {error}")
-            warned = True
-            await asyncio.sleep(RESTART_S)
-            continue
-        if found != terms.chain_id:
-            raise OperatorError(
-                f"the RPC endpoint serves chain {found}, network.name says {terms.chain_id}: correct network.rpc_urls"
-            )
-        return
 
 
 class _Worker:

@@ -47,17 +47,22 @@ class Asset:
         for label, text in (("name", self.name), ("version", self.version)):
             if len(text.encode()) > DOMAIN_TEXT_BYTES_MAX:
                 raise ValueError(f"the asset's EIP-712 {label} is longer than {DOMAIN_TEXT_BYTES_MAX} bytes")
-        object.__setattr__(self, "domain_separator", self._domain_separator())
-
-    def _domain_separator(self) -> bytes:
-        return keccak(
-            _DOMAIN_TYPE_HASH
-            + keccak(self.name.encode())
-            + keccak(self.version.encode())
-            + self.network.chain_id.to_bytes(32)
-            + _ADDRESS_PADDING
-            + self.address
+        separator = domain_separator(
+            name=self.name, version=self.version, chain_id=self.network.chain_id, contract=self.address
         )
+        object.__setattr__(self, "domain_separator", separator)
+
+
+def domain_separator(*, name: str, version: str, chain_id: int, contract: Address) -> bytes:
+    """The 32 bytes of an EIP-712 domain with these four fields."""
+    return keccak(
+        _DOMAIN_TYPE_HASH
+        + keccak(name.encode())
+        + keccak(version.encode())
+        + chain_id.to_bytes(32)
+        + _ADDRESS_PADDING
+        + contract
+    )
 
 
 def transfer_digest(domain_separator: bytes, authorization: Authorization) -> bytes:

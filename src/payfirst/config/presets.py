@@ -1,0 +1,101 @@
+"""What is known of a network by its name: its USDC, and how to judge and pay its blocks. Pure.
+
+Sources: Circle's list of USDC contracts; Base's documentation of finality, fees and the gas maximum of a transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from decimal import Decimal
+
+from payfirst.units import ZERO_ADDRESS, parse_address
+from payfirst.x402.networks import network_from_text
+
+_BASE = {
+    "asset.address": "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913",
+    "asset.name": "USD Coin",
+    "asset.version": "2",
+    "asset.decimals": 6,
+    # One block upon it, 2 s more: one sequencer orders the blocks, and a reorg there has taken one block, once.
+    "network.confirmations": 2,
+    # 30 minutes of 2 s blocks: a batch is final on Ethereum after about 20.
+    "network.final_depth": 900,
+    # The least base fee is 0.002 gwei; a whole transaction of 16,777,216 gas costs 0.017 ETH at most.
+    "network.max_fee_gwei": Decimal("1.0"),
+}
+_BASE_SEPOLIA = {
+    "asset.address": "0x036CbD53842c5426634e7929541eC2318f3dCF7e",
+    "asset.name": "USDC",
+    "asset.version": "2",
+    "asset.decimals": 6,
+    # Test money: the head block is soon enough, and so is two minutes.
+    "network.confirmations": 1,
+    "network.final_depth": 64,
+    "network.max_fee_gwei": Decimal("50.0"),
+}
+PRESETS: Mapping[str, Mapping[str, object]] = {"base": _BASE, "base-sepolia": _BASE_SEPOLIA}
+
+ASSET_SETTINGS = ("asset.address", "asset.name", "asset.version", "asset.decimals")
+_DEFAULT_NETWORK = "base-sepolia"
+
+
+def fill(values: MutableMapping[str, object], sources: MutableMapping[str, str]) -> None:
+    """Give what is unset the value of the network's preset. Another asset than its USDC gets nothing of USDC's."""
+    name = _network(values)
+    if name is None or name not in PRESETS:
+        return
+    is_usdc = _is(values.get("asset.address"), PRESETS[name]["asset.address"])
+    for setting, value in PRESETS[name].items():
+        if setting not in values and (is_usdc or setting not in ASSET_SETTINGS):
+            values[setting], sources[setting] = value, f"preset: {name}"
+
+
+def contradictions(values: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """Settings of the asset that are missing or cannot be, after `fill`: each with what is expected."""
+    name = _network(values)
+    if name is None:
+        return  # a name that is none is refused as such
+    preset = PRESETS.get(name, {})
+    address = values.get("asset.address")
+    for other, theirs in PRESETS.items():
+        if other != name and address is not None and _is(address, theirs["asset.address"]):
+            wanted = f"write {preset['asset.address']}, or nothing" if preset else "write that of this network"
+            yield "asset.address", f"an asset of {name}, and this is USDC on {other}: {wanted}"
+            return
+    if preset and _is(address, preset["asset.address"]):
+        for setting in ASSET_SETTINGS[1:]:
+            if values[setting] != preset[setting]:
+                shown = f'"{preset[setting]}"' if isinstance(preset[setting], str) else preset[setting]
+                yield setting, f"{shown}, which is what USDC has on {name}: write that, or nothing"
+        return
+    if address is not None and not _is_an_address(address):
+        return  # refused as such; what goes with it cannot be said
+    for setting in ASSET_SETTINGS:
+        if setting not in values:
+            yield setting, f"a value: only USDC on {' and '.join(PRESETS)} is known, so the asset has to be described"
+
+
+def _network(values: Mapping[str, object]) -> str | None:
+    """The named network, None where the name is none."""
+    try:
+        network = network_from_text(str(values.get("network.name", _DEFAULT_NETWORK)))
+    except ValueError:
+        return None
+    return network.name or network.caip2
+
+
+def _is_an_address(address: object) -> bool:
+    try:
+        return parse_address(str(address)) != ZERO_ADDRESS
+    except ValueError:
+        return False
+
+
+def _is(address: object, usdc: object) -> bool:
+    """Whether `address` is unset or `usdc`, in any letter case. Text that is no address is refused as such."""
+    if address is None:
+        return True
+    try:
+        return parse_address(str(address)) == parse_address(str(usdc))
+    except ValueError:
+        return False
