@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import msgspec
 
-from payfirst.lifecycle import MintStatus, PaymentStatus
+from payfirst.lifecycle import Finality, MintStatus, PaymentStatus
 from payfirst.store.payments import ShownMint, ShownPayment
 from payfirst.store.queue_stats import Queue, QueueStats
 from payfirst.store.tokens import Token
@@ -14,6 +17,9 @@ from payfirst.units import Address, TxHash, checksum_address, hex_text, utc_text
 
 # A failure that names no code was written by an operator, by hand.
 FAILED_BY_HAND = "failed_by_operator"
+TAG_BYTES = 15
+
+_ENCODER = msgspec.json.Encoder()
 
 
 # What the texts and numbers of the documents look like; the OpenAPI document says it, and its tests hold answers to it.
@@ -124,6 +130,43 @@ class TokenDocument(msgspec.Struct, rename="camel"):
     remaining: CountNumber | None
     status: TokenStatus
     quantity_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A payment as its buyer sees it at one moment.
+
+    `tag` is made of the document, so any process gives the same one for the same rows, today and after a restart.
+    """
+
+    payment: ShownPayment
+    body: bytes
+    tag: str
+
+    @property
+    def is_settled(self) -> bool:
+        """Paid, or known not to be."""
+        return self.payment.status in (PaymentStatus.COMPLETED, PaymentStatus.FAILED)
+
+    @property
+    def is_last(self) -> bool:
+        """Nothing more is to be expected: failed, lost to a reorg, or each unit minted or owed."""
+        payment = self.payment
+        if payment.status is not PaymentStatus.COMPLETED:
+            return payment.status is PaymentStatus.FAILED
+        waiting = any(mint.status in (MintStatus.PENDING, MintStatus.SENT) for mint in payment.mints)
+        return payment.finality is Finality.LOST or not waiting
+
+
+def seen(payment: ShownPayment) -> Seen:
+    """A payment with its document and the document's tag."""
+    body = _ENCODER.encode(payment_document(payment))
+    return Seen(payment, body, tag_of(body))
+
+
+def tag_of(body: bytes) -> str:
+    """20 letters, digits, `-` and `_` that stand for a document: its ETag without quotes, and its event id."""
+    return base64.urlsafe_b64encode(hashlib.blake2b(body, digest_size=TAG_BYTES).digest()).decode("ascii")
 
 
 def payment_document(payment: ShownPayment, *, with_mints: bool = True) -> PaymentDocument:

@@ -7,12 +7,14 @@ import os
 import time
 import uuid
 from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from payfirst.api import problems
-from payfirst.api.documents import AcceptedDocument, payment_document
+from payfirst.api import conditions, problems
+from payfirst.api.documents import FAILED_BY_HAND, AcceptedDocument, Seen, seen
 from payfirst.api.mint_request import (
     PREFIX,
     PaymentHeader,
@@ -31,6 +33,7 @@ from payfirst.api.problems import (
     send_answer,
 )
 from payfirst.api.runtime import Runtime, Service
+from payfirst.api.waiting import NoRoomToWait
 from payfirst.errors import OperatorError, PayerError, StoreUnavailable
 from payfirst.lifecycle import PaymentStatus
 from payfirst.pipeline.accept import Accepted, OutcomeUnknown
@@ -50,7 +53,7 @@ from payfirst.units import (
 from payfirst.x402.eip712 import Asset, recover_signer, transfer_digest
 from payfirst.x402.payload import PaymentPayload
 from payfirst.x402.requirements import PaymentRequirements
-from payfirst.x402.responses import payment_required
+from payfirst.x402.responses import SETTLEMENT_HEADER_NAMES, payment_required, settlement
 from payfirst.x402.verify import BadSignature, InvalidPayment, verify
 
 # The database's own timeouts end a request before; this one is for a body that never ends, and for faults of ours.
@@ -73,8 +76,12 @@ class Offer(Answer):
     """The 402 to a request that carries no payment yet."""
 
 
-class NewlyAccepted(Answer):
-    """The 202 of a payment that this request put into the queue."""
+@dataclass(frozen=True, slots=True)
+class UnderWay(Answer):
+    """A 202: the payment is in the queue, put there by this request or by an earlier one."""
+
+    payment_id: uuid.UUID
+    is_new: bool
 
 
 class QuantityNotSold(MalformedRequest):
@@ -92,6 +99,7 @@ class MintRoute:
         self._base_url = config.server.base_url
         self._quantity_max = config.payments.quantity_max
         self._seconds_left_min = config.payments.seconds_left_min
+        self._wait_s_max = config.server.wait_s_max
         self._max_timeout_s = config.payments.max_timeout_seconds
         self._status_url = f"{self._base_url}/api/payment/"
         self._offers: dict[tuple[Address, AtomicAmount, int], PaymentRequirements] = {}
@@ -107,7 +115,7 @@ class MintRoute:
         await send_answer(send, answer)
         measured = self._runtime.measured
         match answer:
-            case NewlyAccepted():
+            case UnderWay(is_new=True):
                 measured.accept.record(time.perf_counter() - started)
             case Offer():
                 measured.offered += 1
@@ -121,12 +129,15 @@ class MintRoute:
         payment: PaymentHeader | None = None
         wanted: Wanted | None = None
         try:
-            payment, length = read_headers(scope["headers"])
+            payment, length, prefer = read_headers(scope["headers"])
             token = token_in_path(scope["path"])
             # One timeout for all of it: each costs some microseconds.
             async with asyncio.timeout(REQUEST_TIMEOUT_S):
                 wanted = wanted_in(token, await read_body(receive, length))
-                return self._offer(wanted) if payment is None else await self._take(wanted, payment)
+                answer = self._offer(wanted) if payment is None else await self._take(wanted, payment)
+            if prefer and payment is not None and isinstance(answer, UnderWay):
+                return await self._hold(answer, prefer, receive, version=payment[0])
+            return answer
         except TimeoutError:
             if wanted is None:
                 sentence = f"The body did not arrive within {REQUEST_TIMEOUT_S:.0f} s. Send the request again."
@@ -165,10 +176,10 @@ class MintRoute:
             service.admission.admit(token, wanted.quantity)
             service.admission.demand_time_to_settle(valid_before=payment.valid_before, now=now)
         except (PayerError, NotNow) as refusal:
-            return await self._refuse_unless_accepted(service, payload, payment, requirements, refusal)
+            return await self._refuse_unless_accepted(service, payload, payment, requirements, refusal, version)
         accepted = await self._store(service, payment)
         if not accepted.created:
-            return await self._accepted_before(accepted, wanted.quantity)
+            return await self._accepted_before(accepted, wanted.quantity, version)
         service.admission.took(wanted.token, wanted.quantity)
         self._runtime.measured.accepted += 1
         self._runtime.flow.payment_queued(
@@ -178,8 +189,28 @@ class MintRoute:
             amount=payment.amount,
             token=payment.token,
         )
-        first = self._accepted(accepted.id, wanted.quantity)
-        return NewlyAccepted(first.status, first.headers, first.body)
+        return self._accepted(accepted.id, wanted.quantity, is_new=True)
+
+    async def _hold(self, answer: UnderWay, prefer: bytes, receive: Receive, *, version: Literal[1, 2]) -> Answer:
+        """How the payment ended, when that is known within the time the client would wait; else the 202 after all.
+
+        Its row is committed, so nothing that happens here is worth another answer: not a database that has gone away,
+        not too many who wait. What was held is not in the measured time to accept.
+        """
+        wait_s = conditions.wait_s(prefer.decode("latin-1"), at_most=self._wait_s_max)
+        if not wait_s:
+            return answer
+        try:
+            with self._runtime.waiting.watch(answer.payment_id) as waiter, waiter.until_hung_up(receive):
+                now = await waiter.until(lambda s: s.is_settled, within_s=wait_s)
+        except NoRoomToWait:
+            return answer
+        settled = now is not None and now.is_settled
+        held = self._ended(now, version) if now is not None and settled else answer
+        if waiter.is_over and not settled:
+            return held  # we stop, or the client has gone: its preference was not met
+        applied = (b"preference-applied", f"wait={wait_s}".encode())
+        return Answer(held.status, (*held.headers, applied), held.body)
 
     async def _store(self, service: Service, payment: NewPayment) -> Accepted:
         """Raises AuthorizationReused, and OutcomeUnknown.
@@ -219,6 +250,7 @@ class MintRoute:
         payment: NewPayment,
         requirements: PaymentRequirements | None,
         refusal: PayerError | NotNow,
+        version: Literal[1, 2],
     ) -> Answer:
         """Never refuse a payment that was accepted before: a client that sees 402 signs another one and pays twice.
 
@@ -230,7 +262,7 @@ class MintRoute:
             async with self._runtime.read_slot():
                 stored = await service.acceptor.find(payment)
             if stored is not None:
-                return await self._accepted_before(stored, payment.quantity)
+                return await self._accepted_before(stored, payment.quantity, version)
         if isinstance(refusal, InvalidPayment) and requirements is not None:
             return _payment_required(requirements, error=refusal.code, detail=str(refusal))
         return problems.refusal(refusal)
@@ -242,21 +274,38 @@ class MintRoute:
         except ValueError:
             return False
 
-    async def _accepted_before(self, stored: Accepted, quantity: int) -> Answer:
+    async def _accepted_before(self, stored: Accepted, quantity: int, version: Literal[1, 2]) -> Answer:
         """The first answer again while the payment is under way, and how it ended afterwards."""
         self._runtime.measured.replayed += 1
         if stored.status in (PaymentStatus.PENDING, PaymentStatus.SENT):
-            return self._accepted(stored.id, quantity)
+            return self._accepted(stored.id, quantity, is_new=False)
         async with self._runtime.reading("show an earlier payment") as connection:
             shown = await payments.show(connection, stored.id)
         if shown is None:
             raise StoreUnavailable("the payment was moved between two reads")
-        return Answer(200, (JSON, NO_STORE), _ENCODER.encode(payment_document(shown)))
+        return self._ended(seen(shown), version)
 
-    def _accepted(self, payment_id: uuid.UUID, quantity: int) -> Answer:
+    def _ended(self, now: Seen, version: Literal[1, 2]) -> Answer:
+        """200, the status document, and the header by which x402 clients learn the same.
+
+        Also for a payment that failed: a client that sees 402 signs another one. `success` in the header is false then.
+        """
+        payment = now.payment
+        failed = payment.status is PaymentStatus.FAILED
+        header = settlement(
+            version=version,
+            network=self._asset.network,
+            payer=payment.payer,
+            transaction=payment.tx_hash,
+            error_reason=(payment.error_code or FAILED_BY_HAND) if failed else None,
+        )
+        name = SETTLEMENT_HEADER_NAMES[version].lower().encode()
+        return Answer(200, (JSON, NO_STORE, (name, header.encode())), now.body)
+
+    def _accepted(self, payment_id: uuid.UUID, quantity: int, *, is_new: bool) -> UnderWay:
         url = f"{self._status_url}{payment_id}"
         body = _ENCODER.encode(AcceptedDocument(str(payment_id), quantity, "payment_pending", url))
-        return Answer(202, (JSON, NO_STORE, (b"location", url.encode())), body)
+        return UnderWay(202, (JSON, NO_STORE, (b"location", url.encode())), body, payment_id, is_new)
 
     def _demand_that_offers_can_be_made(self) -> None:
         """Found when the process starts, not by the first buyer. Raises OperatorError."""

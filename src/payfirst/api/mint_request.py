@@ -61,10 +61,11 @@ class Wanted:
     payment_in_body: bool
 
 
-def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[PaymentHeader | None, int]:
-    """The payment header, if there is one, and the body's announced length (0 if it is not announced)."""
+def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[PaymentHeader | None, int, bytes]:
+    """The payment header, if there is one; the body's announced length, or 0; and what `Prefer` says, if anything."""
     payment: PaymentHeader | None = None
     length = 0
+    prefer = b""
     for name, value in headers:
         version = _VERSIONS.get(name)
         if version is not None:
@@ -79,7 +80,9 @@ def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[PaymentHeader 
         elif name == b"content-length" and value.isdigit():
             # More digits than any length has say the same as a length that is too large.
             length = int(value[:20])
-    return payment, length
+        elif name == b"prefer":
+            prefer = prefer + b"," + value if prefer else value
+    return payment, length, prefer
 
 
 def token_in_path(path: str) -> Address:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import re
+import contextlib
 import time
 import uuid
 
@@ -12,17 +12,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from payfirst.api.documents import payment_document, queue_document, stats_document
-from payfirst.api.problems import MalformedRequest, NotFound
-from payfirst.api.respond import document
+from payfirst.api.conditions import is_known
+from payfirst.api.conditions import wait_s as preferred_wait_s
+from payfirst.api.documents import Seen, queue_document, seen, stats_document
+from payfirst.api.events import Events
+from payfirst.api.problems import NotFound
+from payfirst.api.respond import document, id_in_path, tagged
 from payfirst.api.runtime import Runtime
+from payfirst.api.waiting import NoRoomToWait
 from payfirst.errors import StoreUnavailable
 from payfirst.store import payments, queue_stats
 from payfirst.store.queue_stats import Queue
 
 STATS_AGE_S_MAX = 1.0
+NO_PAYMENT = "There is no payment with this id: use the paymentQueueId of a 202."
 
-_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -61,15 +65,21 @@ def routes(runtime: Runtime) -> list[Route]:
     mint_stats = Stats(runtime, "mint_queue")
 
     async def show_payment(request: Request) -> Response:
-        payment_id = _id_in_path(request, "a payment's")
+        payment_id = id_in_path(request, "a payment's")
+        wait_s = preferred_wait_s(
+            ", ".join(request.headers.getlist("prefer")), at_most=runtime.config.server.wait_s_max
+        )
+        if wait_s and request.method == "GET":
+            with contextlib.suppress(NoRoomToWait):  # a preference: who finds no room is answered at once
+                return await _show_changed(runtime, request, payment_id, wait_s)
         async with runtime.reading("show a payment") as connection:
             payment = await payments.show(connection, payment_id)
         if payment is None:
-            raise NotFound("There is no payment with this id: use the paymentQueueId of a 202.")
-        return document(payment_document(payment))
+            raise NotFound(NO_PAYMENT)
+        return tagged(seen(payment).body, request)
 
     async def show_unit(request: Request) -> Response:
-        queue_id = _id_in_path(request, "a unit's")
+        queue_id = id_in_path(request, "a unit's")
         async with runtime.reading("show a unit") as connection:
             payment_id = await payments.payment_of_mint(connection, queue_id)
             payment = None if payment_id is None else await payments.show(connection, payment_id)
@@ -78,7 +88,7 @@ def routes(runtime: Runtime) -> list[Route]:
             raise NotFound(
                 "There is no unit with this queue id: use one of the payment's queueIds, there once it is completed."
             )
-        return document(queue_document(payment, mint))
+        return tagged(_ENCODER.encode(queue_document(payment, mint)), request)
 
     async def show_payment_stats(_request: Request) -> Response:
         return document(await payment_stats.read())
@@ -90,12 +100,28 @@ def routes(runtime: Runtime) -> list[Route]:
         Route("/api/payment/stats", show_payment_stats),
         Route("/api/queue/stats", show_mint_stats),
         Route("/api/payment/{id}", show_payment),
+        Route("/api/payment/{id}/events", Events(runtime)),
         Route("/api/queue/{id}", show_unit),
     ]
 
 
-def _id_in_path(request: Request, whose: str) -> uuid.UUID:
-    text = str(request.path_params["id"])
-    if not _UUID.fullmatch(text):
-        raise MalformedRequest(f"The path ends in {whose} id, a UUID of 8-4-4-4-12 hex digits.")
-    return uuid.UUID(text)
+async def _show_changed(runtime: Runtime, request: Request, payment_id: uuid.UUID, wait_s: int) -> Response:
+    """The payment once it is not as the client has it; or, to a client that has nothing, at its last state.
+
+    Raises NoRoomToWait, NotFound or StoreUnavailable.
+    """
+    known = request.headers.get("if-none-match")
+
+    def is_awaited(now: Seen) -> bool:
+        return now.is_last if known is None else not is_known(now.tag, known)
+
+    with runtime.waiting.watch(payment_id) as waiter, waiter.until_hung_up(request.receive):
+        if await waiter.first() is None:
+            raise NotFound(NO_PAYMENT)
+        now = await waiter.until(is_awaited, within_s=wait_s)
+        if now is None:
+            raise NotFound(NO_PAYMENT)
+        answer = tagged(now.body, request)
+        if not waiter.is_over:
+            answer.headers["preference-applied"] = f"wait={wait_s}"
+        return answer

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import uuid
+
 import msgspec
+from starlette.requests import Request
 from starlette.responses import Response
 
-from payfirst.api.problems import Answer
+from payfirst.api.conditions import is_known
+from payfirst.api.documents import tag_of
+from payfirst.api.problems import Answer, MalformedRequest
 
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -20,3 +27,20 @@ def response(answer: Answer) -> Response:
     """An answer as Starlette sends it."""
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in answer.headers}
     return Response(answer.body, status_code=answer.status, headers=headers)
+
+
+def tagged(body: bytes, request: Request) -> Response:
+    """200 with a JSON document and its ETag; 304 where the client has it already."""
+    tag = tag_of(body)
+    headers = {"cache-control": "no-store", "etag": f'"{tag}"'}
+    if is_known(tag, request.headers.get("if-none-match")):
+        return Response(status_code=304, headers=headers)
+    return Response(body, media_type="application/json", headers=headers)
+
+
+def id_in_path(request: Request, whose: str) -> uuid.UUID:
+    """The id that the path names. Raises MalformedRequest."""
+    text = str(request.path_params["id"])
+    if not _UUID.fullmatch(text):
+        raise MalformedRequest(f"The path ends in {whose} id, a UUID of 8-4-4-4-12 hex digits.")
+    return uuid.UUID(text)

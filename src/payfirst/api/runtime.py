@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import asyncpg
 import msgspec
 
+from payfirst.api.waiting import Waiting
 from payfirst.config import Config
 from payfirst.errors import PayfirstError, StoreUnavailable
 from payfirst.ops.latency import LatencyHistogram, LoopMonitor
@@ -23,7 +24,7 @@ from payfirst.pipeline.accept import Acceptor
 from payfirst.pipeline.admission import Admission, Limits, NotNow
 from payfirst.store import processes
 from payfirst.store.database import Connection, Pool, connect, session
-from payfirst.store.wake import PAYMENTS, Notifier
+from payfirst.store.wake import PAYMENTS, Notifier, listen_to_changes
 
 POOL_SIZE = 8
 # Reads never take all connections: the batch writers, on which every 202 waits, keep theirs.
@@ -95,6 +96,7 @@ class Runtime:
         self.flow = FlowLog(get_logger(role="api"))
         self.measured = Measured()
         self.monitor = LoopMonitor()
+        self.waiting = Waiting(self.reading, waiters_max=config.server.waiters_max)
         self._service: Service | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._reads = asyncio.Semaphore(READS_AT_ONCE_MAX)
@@ -120,6 +122,7 @@ class Runtime:
 
     async def stop(self) -> None:
         """Let the requests in flight end, stop the tasks, leave `processes`, close the connections."""
+        self.waiting.stop()
         if self._in_flight:
             self._idle.clear()
             with contextlib.suppress(TimeoutError):
@@ -184,6 +187,9 @@ class Runtime:
         self._supervise("admission", service.admission.run)
         self._supervise("batch writer", service.acceptor.run)
         self._supervise("notifier", service.notifier.run)
+        self._supervise("listener", self._listen)
+        self._supervise("waiting: read", self.waiting.run_reads)
+        self._supervise("waiting: look", self.waiting.run_looks)
         self._supervise("heartbeat", lambda: self._beat(service.pool))
 
     async def _open_once(self) -> Service:
@@ -204,6 +210,9 @@ class Runtime:
             notifier=notifier,
         )
         return Service(pool, admission, acceptor, notifier)
+
+    async def _listen(self) -> None:
+        await listen_to_changes(self.config.database.url, changed=self.waiting.changed, connected=self.waiting.look)
 
     async def _beat(self, pool: Pool) -> None:
         while True:

@@ -7,6 +7,7 @@ import errno
 import functools
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -27,6 +28,8 @@ from payfirst.ops import log
 
 # Connections that wait to be accepted, and those served at once: more than the slowest 5 s of the goal's load bring.
 BACKLOG = 4_096
+# Beside connections: sockets to the database, libraries, the log.
+FILES_BESIDE_CONNECTIONS = 256
 # The payment header and the body's limit, with room for what browsers and proxies add; larger heads are 431.
 HEAD_BYTES_MAX = 65_536
 HEAD_TIMEOUT_MS = 10_000
@@ -59,6 +62,8 @@ def run_api(config: Config, *, database_url: str, config_path: Path | None = Non
     os.environ["DATABASE_URL"] = database_url
     if config_path is not None:
         os.environ["PAYFIRST_CONFIG"] = str(config_path)
+    connections_max = BACKLOG + config.server.waiters_max
+    _allow_open_files(connections_max + FILES_BESIDE_CONNECTIONS)
     server = MPServer(
         "payfirst",
         address=address,
@@ -79,7 +84,8 @@ def run_api(config: Config, *, database_url: str, config_path: Path | None = Non
         runtime_threads=1,
         backlog=BACKLOG,
         # Not divided by the processes, as the default is: one of them may be handed most connections.
-        backpressure=BACKLOG,
+        # Whoever waits keeps a connection, which must not be one of those that sell.
+        backpressure=connections_max,
         respawn_failed_workers=True,
         workers_kill_timeout=STOP_TIMEOUT_S,
         # Its warnings and errors come through our log; its access log would cost more than the answer.
@@ -103,6 +109,23 @@ def _application(parent: int) -> ASGIApp:
     config = load(role="api")
     log.configure(config.log.format, config.log.level)
     return create_app(config, after_start=keep_collections_short)
+
+
+def _allow_open_files(wanted: int) -> None:
+    """Raise the soft limit, which the processes that serve inherit; say so where the hard one is too low."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        log.get_logger(role="api").warning(
+            "few_open_files",
+            message=f"This process may open {allowed} files, {wanted} are wanted for server.waiters_max:"
+            " raise the hard limit (ulimit -Hn, LimitNOFILE=) or lower server.waiters_max",
+            allowed=allowed,
+            wanted=wanted,
+        )
 
 
 def _die_with(parent: int) -> None:

@@ -194,6 +194,8 @@ class Server(Section):
     cors_origins: Annotated[tuple[str, ...], BeforeValidator(_origins)] = Field(
         default=(), description='Origins whose pages may call this server, such as "https://shop.example"; "*" is any.'
     )
+    wait_s_max: int = _whole(30, 0, 300, "A request with Prefer: wait is held this long at most; 0 holds none.")
+    waiters_max: int = _whole(10_000, 0, 100_000, "Requests and event streams that one process holds at once.")
 
     @property
     def base_url(self) -> str:

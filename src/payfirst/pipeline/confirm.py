@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections.abc import Callable, Collection, Sequence
 
 from payfirst.chain.blocks import Block
@@ -19,6 +20,7 @@ from payfirst.store.database import Connection, Pool, session, transaction
 from payfirst.store.heads import ReadBlock
 from payfirst.store.tokens import TokenFacts
 from payfirst.store.transactions import UnresolvedHash
+from payfirst.store.wake import OnChanged
 from payfirst.units import Address, BlockNumber, TxHash, hex_text
 
 BLOCKS_PER_STEP_MAX = 20
@@ -47,6 +49,7 @@ class Confirmer:
         flow_log: FlowLog,
         on_capacity: Callable[[], None],
         on_mints: Callable[[], None],
+        on_changed: OnChanged,
     ) -> None:
         self._pool = pool
         self._rpc = rpc
@@ -55,6 +58,7 @@ class Confirmer:
         self._flow_log = flow_log
         self._on_capacity = on_capacity
         self._on_mints = on_mints
+        self._on_changed = on_changed
         self._pay_tos: set[Address] = {terms.pay_to}
         self._tokens_synced_at = float("-inf")
 
@@ -127,12 +131,13 @@ class Confirmer:
         async with transaction(self._pool, "apply a block") as connection:
             await heads.move(connection, self._terms.network, before=cursor, after=after)
             await heads.remember(connection, self._terms.network, [after])
-            created = await self._write(connection, plan, block, unresolved)
+            created, minted = await self._write(connection, plan, block, unresolved)
             for token in facts:
                 await tokens.sync(connection, self._terms.network, token, height=after.height)
             if plan.credits or unresolved:  # a block without credits slows the average while there is work
                 rate = len(plan.credits) / max(1.0, after.time - cursor.time)
                 await heads.note_drain(connection, self._terms.network, settled_per_s=rate, weight=DRAIN_WEIGHT)
+        self._on_changed({*plan.payment_ids, *minted})
         self._report(plan, created, block, seconds=time.monotonic() - started)
         return after
 
@@ -142,8 +147,12 @@ class Confirmer:
         plan: BlockPlan,
         block: scan.FoundBlock,
         unresolved: dict[TxHash, UnresolvedHash],
-    ) -> list[credit.Created]:
-        """Everything that one block changes; all items of a transaction leave `sent` in this commit."""
+    ) -> tuple[list[credit.Created], set[uuid.UUID]]:
+        """Everything that one block changes; all items of a transaction leave `sent` in this commit.
+
+        Returns the payments it completed, and those of which units were minted.
+        """
+        minted: set[uuid.UUID] = set()
         # A row may name another hash of the nonce than the one that was mined.
         resolved = {t.id for t in plan.transactions}
         mined = [tx_hash for tx_hash, known in unresolved.items() if known.transaction_id in resolved]
@@ -157,12 +166,12 @@ class Confirmer:
         if plan.returned_payments:
             await crediting.return_reverted(connection, plan.returned_payments, mined=mined)
         if plan.minted:
-            await self._write_minted(connection, plan, block)
+            minted = await self._write_minted(connection, plan, block)
         if plan.returned_mints:
             await mints.return_to_queue(connection, plan.returned_mints, mined=mined)
-        return created
+        return created, minted
 
-    async def _write_minted(self, connection: Connection, plan: BlockPlan, block: scan.FoundBlock) -> None:
+    async def _write_minted(self, connection: Connection, plan: BlockPlan, block: scan.FoundBlock) -> set[uuid.UUID]:
         minted = await mints.mark_minted(connection, plan.minted, block=block.head.number)
         freed: dict[Address, int] = {}
         for unit in minted:
@@ -173,6 +182,7 @@ class Confirmer:
         given_up = [unit.id for unit in minted if unit.before == "owed"]
         if given_up:
             await owed.settle_minted(connection, given_up)
+        return {unit.payment_id for unit in minted}
 
     async def _token_facts(
         self, block: scan.FoundBlock, *, minted: Collection[Address], is_newest: bool

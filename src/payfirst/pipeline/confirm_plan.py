@@ -66,6 +66,11 @@ class BlockPlan:
     outcomes: list[ItemOutcome] = field(default_factory=list)
     strange: list[str] = field(default_factory=list)
 
+    @property
+    def payment_ids(self) -> set[uuid.UUID]:
+        """The payments whose own row changes; those of which only units do are not known here."""
+        return {*(c.payment.id for c in (*self.credits, *self.back)), *self.used_before, *self.returned_payments}
+
 
 def plan_block(evidence: BlockEvidence) -> BlockPlan:
     """Decide by logs alone what a block did to our payments, mints and transactions."""

@@ -19,6 +19,7 @@ from payfirst.store.database import Connection, Pool, session, transaction
 from payfirst.store.mints import ClaimedMint
 from payfirst.store.owed import Debt
 from payfirst.store.settling import Claim
+from payfirst.store.wake import OnChanged
 from payfirst.units import Address, Gas, TxHash, checksum_address, hex_text
 
 LEASE_S = 30.0
@@ -45,12 +46,14 @@ class Minter:
         terms: Terms,
         outbox: Outbox,
         head: HeadWatch,
+        on_changed: OnChanged,
     ) -> None:
         self._pool = pool
         self._rpc = rpc
         self._terms = terms
         self._outbox = outbox
         self._head = head
+        self._on_changed = on_changed
         self._held: dict[Address, str] | None = None
         self._last_batch_full = False
         self.rounds = Rounds("mint", self.step, outbox=outbox)
@@ -160,6 +163,7 @@ class Minter:
             debts = [Debt(o.payment_id, o.unit) for o in given_up]
             await owed.write(connection, debts, direction="to_buyer", reason=CAP_CODE)
             await tokens.add_reserved(connection, self._terms.network, {o.token: -1 for o in given_up})
+        self._on_changed(o.payment_id for o in given_up)
         log.error(
             "unit_owed",
             message=f"Unit {unit.unit} of payment {unit.payment_id} cannot be minted and is owed: {CAP_SENTENCE}",
@@ -213,6 +217,7 @@ class Minter:
             item_count=len(ids),
             store_items=store_items,
         )
+        self._on_changed(u.payment_id for u in units)
         log.info(
             "mints_sent",
             message=f"📤 Sent mint tx: {len(ids)} units (nonce: {sent.nonce}, tx: {hex_text(sent.hash)[:6]}...)",

@@ -32,6 +32,7 @@ from payfirst.pipeline.terms import Terms
 from payfirst.store import settling, tokens, transactions
 from payfirst.store.database import Connection, Pool, session, transaction
 from payfirst.store.settling import Claim, ClaimedPayment, Postponed
+from payfirst.store.wake import OnChanged
 from payfirst.units import Address, BlockHash, TxHash, UnixTime
 
 # A claim that is not sent within this time is due again; the signer's epoch keeps the late one from sending.
@@ -57,6 +58,7 @@ class Settler:
         head: HeadWatch,
         flow_log: FlowLog,
         recrediter: Recrediter,
+        on_changed: OnChanged,
     ) -> None:
         self._pool = pool
         self._rpc = rpc
@@ -65,6 +67,7 @@ class Settler:
         self._head = head
         self._flow_log = flow_log
         self._recrediter = recrediter
+        self._on_changed = on_changed
         self._last_batch_full = False
         self.rounds = Rounds("settle", self.step, outbox=outbox)
 
@@ -196,6 +199,7 @@ class Settler:
             if plan.postponed:
                 await settling.postpone(connection, plan.postponed, claim=claim)
             ended = await settling.fail_claimed(connection, plan.failed, claim=claim) if plan.failed else []
+        self._on_changed(ended)
         reasons = {f.id: f for f in plan.failed}
         for payment_id in ended:
             log.info(
@@ -241,6 +245,7 @@ class Settler:
             item_count=len(ids),
             store_items=store_items,
         )
+        self._on_changed(ids)
         for payment_id in ids:
             self._flow_log.payment_sent(payment_id=payment_id, account_nonce=sent.nonce, tx_hash=sent.hash)
         self._flow_log.batch_complete(succeeded=len(ids), failed=failed, tx_hash=sent.hash)

@@ -15,6 +15,7 @@ from payfirst.store import crediting, heads, owed, processes, transactions
 from payfirst.store.crediting import ExpiryCandidate
 from payfirst.store.database import Pool, session, transaction
 from payfirst.store.owed import Debt
+from payfirst.store.wake import OnChanged
 from payfirst.units import BlockHash, BlockNumber
 
 WATCH_S = 1.0
@@ -31,11 +32,14 @@ log = get_logger()
 class Watcher:
     """Ends what time has ended. Any number may run: every statement names the state it expects."""
 
-    def __init__(self, pool: Pool, rpc: RpcClient, *, terms: Terms, recrediter: Recrediter) -> None:
+    def __init__(
+        self, pool: Pool, rpc: RpcClient, *, terms: Terms, recrediter: Recrediter, on_changed: OnChanged
+    ) -> None:
         self._pool = pool
         self._rpc = rpc
         self._terms = terms
         self._recrediter = recrediter
+        self._on_changed = on_changed
 
     async def run(self) -> None:
         """Look every `WATCH_S` until cancelled."""
@@ -70,6 +74,7 @@ class Watcher:
         async with transaction(self._pool, "fail expired payments") as connection:
             ended = await crediting.fail_expired(connection, expired, code=EXPIRED, sentence=EXPIRED_SENTENCE)
             ended += await crediting.fail_expired(connection, not_ours, code=NONCE_USED, sentence=SENTENCES[NONCE_USED])
+        self._on_changed(ended)
         for payment_id in ended:
             log.info("payment_failed", message=f"❌ Payment expired unsettled: {payment_id}", payment_id=payment_id)
 

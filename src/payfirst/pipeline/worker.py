@@ -107,6 +107,8 @@ class _Worker:
         self._flow_log = FlowLog(get_logger())
         self._head = HeadWatch(pool, rpc, network=terms.network, poll_s=terms.poll_s, final_depth=terms.final_depth)
         recrediter = Recrediter(pool, rpc, terms=terms)
+        self._change_notifier = wake.ChangeNotifier(pool)
+        on_changed = self._change_notifier.changed
         owner = str(self._process.id)
         self._settle_lanes: list[_Lane] = []
         for number, signer in enumerate(keys.settle, start=1):
@@ -116,7 +118,7 @@ class _Worker:
             )  # fmt: skip
             settler = Settler(
                 pool, rpc, terms=terms, outbox=outbox, head=self._head, flow_log=self._flow_log,
-                recrediter=recrediter,
+                recrediter=recrediter, on_changed=on_changed,
             )  # fmt: skip
             self._settle_lanes.append(_Lane(f"settle {number}", outbox, settler.rounds))
         self._mint_lanes: list[_Lane] = []
@@ -125,15 +127,15 @@ class _Worker:
                 pool, rpc, terms=terms, signer=signer, purpose="mint", owner=owner, head=self._head,
                 free_claims=self._free_units,
             )  # fmt: skip
-            minter = Minter(pool, rpc, terms=terms, outbox=outbox, head=self._head)
+            minter = Minter(pool, rpc, terms=terms, outbox=outbox, head=self._head, on_changed=on_changed)
             self._mint_lanes.append(_Lane(f"mint {number}", outbox, minter.rounds))
         self._lanes = [*self._settle_lanes, *self._mint_lanes]
         self._mint_notifier = wake.Notifier(pool, wake.MINTS)
         self._confirmer = Confirmer(
             pool, rpc, terms=terms, head=self._head, flow_log=self._flow_log, on_capacity=self._on_capacity,
-            on_mints=self._on_mints,
+            on_mints=self._on_mints, on_changed=on_changed,
         )  # fmt: skip
-        self._watcher = Watcher(pool, rpc, terms=terms, recrediter=recrediter)
+        self._watcher = Watcher(pool, rpc, terms=terms, recrediter=recrediter, on_changed=on_changed)
         self._stopping = False
 
     async def _free_payments(self, connection: Connection, claim: Claim) -> None:
@@ -169,6 +171,7 @@ class _Worker:
             "head": self._head.run,
             **{f"{lane.name} outbox": lane.outbox.tend for lane in self._lanes},
             "notify": self._mint_notifier.run,
+            "notify changes": self._change_notifier.run,
             "heartbeat": self._beat,
             "log": lambda: run_flusher(self._flow_log),
             "listen": self._listen,

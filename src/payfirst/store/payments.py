@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import asyncpg
 import msgspec
 
 from payfirst.lifecycle import Finality, MintStatus, PaymentStatus
@@ -57,19 +58,34 @@ _SHOWN = (
     " result, created_at, processed_at"
 )
 
-# show_payment: one payment, live or archived.
-SHOW_PAYMENT = f"""
-SELECT {_SHOWN} FROM payment_queue WHERE id = $1
+# show_payments: payments, live or archived.
+SHOW_PAYMENTS = f"""
+SELECT {_SHOWN} FROM payment_queue WHERE id = ANY($1::uuid[])
 UNION ALL
-SELECT {_SHOWN} FROM payment_history WHERE id = $1
+SELECT {_SHOWN} FROM payment_history WHERE id = ANY($1::uuid[])
 """
 
-# show_mints: the units of one payment in order, live or archived.
+# show_mints: the units of payments, each payment's in order, live or archived.
 SHOW_MINTS = """
-SELECT id, unit, recipient, mint_id, status, mint_tx_hash FROM mint_queue WHERE payment_id = $1
+SELECT id, payment_id, unit, recipient, mint_id, status, mint_tx_hash FROM mint_queue
+WHERE payment_id = ANY($1::uuid[])
 UNION ALL
-SELECT id, unit, recipient, mint_id, status, mint_tx_hash FROM mint_history WHERE payment_id = $1
-ORDER BY unit
+SELECT id, payment_id, unit, recipient, mint_id, status, mint_tx_hash FROM mint_history
+WHERE payment_id = ANY($1::uuid[])
+ORDER BY payment_id, unit
+"""
+
+# moved_on: which of these payments no longer have the fingerprint they had ($2; NULL: none yet), and their new one.
+# It is over what a buyer sees move; all that is not in the live tables (any more) has one and the same.
+MOVED_ON = """
+SELECT id, fingerprint FROM (
+    SELECT w.id, w.fingerprint AS before, hashtextextended(
+        concat_ws(' ', p.status, p.finality, p.tx_hash, extract(epoch FROM p.processed_at), (
+            SELECT string_agg(concat_ws(' ', m.status, m.mint_tx_hash), ',' ORDER BY m.unit)
+            FROM mint_queue m WHERE m.payment_id = p.id AND p.status = 'completed'
+        )), 0) AS fingerprint
+    FROM unnest($1::uuid[], $2::bigint[]) AS w(id, fingerprint) LEFT JOIN payment_queue p ON p.id = w.id
+) now WHERE fingerprint IS DISTINCT FROM before
 """
 
 # payment_of_mint: which payment a queue id belongs to.
@@ -199,10 +215,32 @@ async def find_by_authorization(
 
 async def show(connection: Connection, payment_id: uuid.UUID) -> ShownPayment | None:
     """One payment with its units, None where there is none."""
-    row = await connection.fetchrow(SHOW_PAYMENT, payment_id)
-    if row is None:
-        return None
-    mints = await connection.fetch(SHOW_MINTS, payment_id) if row["status"] == PaymentStatus.COMPLETED else []
+    return next(iter(await show_many(connection, [payment_id])), None)
+
+
+async def show_many(connection: Connection, ids: Sequence[uuid.UUID]) -> list[ShownPayment]:
+    """Payments with their units, in no order; ids of nothing are absent."""
+    rows = await connection.fetch(SHOW_PAYMENTS, ids)
+    completed = [row["id"] for row in rows if row["status"] == PaymentStatus.COMPLETED]
+    mints: dict[uuid.UUID, list[ShownMint]] = {}
+    for row in await connection.fetch(SHOW_MINTS, completed) if completed else []:
+        mints.setdefault(row["payment_id"], []).append(_shown_mint(row))
+    return [_shown_payment(row, mints.get(row["id"], [])) for row in rows]
+
+
+async def moved_on(connection: Connection, before: Mapping[uuid.UUID, int | None]) -> list[tuple[uuid.UUID, int]]:
+    """The payments whose fingerprint is not as it was before, with the present one; the others cost no row."""
+    rows = await connection.fetch(MOVED_ON, list(before), list(before.values()))
+    return [(row["id"], row["fingerprint"]) for row in rows]
+
+
+async def payment_of_mint(connection: Connection, queue_id: uuid.UUID) -> uuid.UUID | None:
+    """The payment that a mint's queue id belongs to, None where there is none."""
+    found: uuid.UUID | None = await connection.fetchval(PAYMENT_OF_MINT, queue_id)
+    return found
+
+
+def _shown_payment(row: asyncpg.Record, mints: Sequence[ShownMint]) -> ShownPayment:
     return ShownPayment(
         id=row["id"],
         network=row["network"],
@@ -219,24 +257,19 @@ async def show(connection: Connection, payment_id: uuid.UUID) -> ShownPayment | 
         queue_ids=None if row["result"] is None else tuple(_RESULT.decode(row["result"]).queueIds),
         created_at=row["created_at"],
         processed_at=row["processed_at"],
-        mints=tuple(
-            ShownMint(
-                queue_id=mint["id"],
-                unit=mint["unit"],
-                recipient=address_of(mint["recipient"]),
-                mint_id=MintId(bytes_of(mint["mint_id"])),
-                status=MintStatus(mint["status"]),
-                tx_hash=_hash(mint["mint_tx_hash"]),
-            )
-            for mint in mints
-        ),
+        mints=tuple(mints),
     )
 
 
-async def payment_of_mint(connection: Connection, queue_id: uuid.UUID) -> uuid.UUID | None:
-    """The payment that a mint's queue id belongs to, None where there is none."""
-    found: uuid.UUID | None = await connection.fetchval(PAYMENT_OF_MINT, queue_id)
-    return found
+def _shown_mint(row: asyncpg.Record) -> ShownMint:
+    return ShownMint(
+        queue_id=row["id"],
+        unit=row["unit"],
+        recipient=address_of(row["recipient"]),
+        mint_id=MintId(bytes_of(row["mint_id"])),
+        status=MintStatus(row["status"]),
+        tx_hash=_hash(row["mint_tx_hash"]),
+    )
 
 
 def _hash(text: str | None) -> TxHash | None:

@@ -7,8 +7,10 @@ one of its own, many wishes coalesced into one.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterable
 
 import asyncpg
 
@@ -17,13 +19,21 @@ from payfirst.store.database import CONNECT_TIMEOUT_S, UNAVAILABLE, Pool, sessio
 
 PAYMENTS = "payfirst_payments"
 MINTS = "payfirst_mints"
-CHANNELS = (PAYMENTS, MINTS)
+STATUS = "payfirst_status"
+
+# Told which payments' documents have just changed, after the commit that changed them.
+OnChanged = Callable[[Iterable[uuid.UUID]], None]
 
 COALESCE_S = 0.01
 RECONNECT_S = 1.0
+# PostgreSQL takes payloads below 8,000 bytes; base64 makes 22 of the 16 that an id has.
+IDS_IN_PAYLOAD_MAX = 350
 
 # send_wakeup: tell whoever listens that there is work.
 SEND_WAKEUP = "SELECT pg_notify($1, '')"
+
+# send_changed: tell whoever listens which payments changed; all parts in one commit.
+SEND_CHANGED = "SELECT pg_notify($1, part) FROM unnest($2::text[]) AS part"
 
 
 class Notifier:
@@ -50,18 +60,81 @@ class Notifier:
             await asyncio.sleep(COALESCE_S)
 
 
+class ChangeNotifier:
+    """Says on STATUS which payments have changed, at most once in `COALESCE_S`; call it after their commit."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._ids: set[uuid.UUID] = set()
+        self._wanted = asyncio.Event()
+
+    def changed(self, ids: Iterable[uuid.UUID]) -> None:
+        """Ask for it to be said; returns at once."""
+        self._ids.update(ids)
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Say what is asked for, until cancelled."""
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            ids, self._ids = self._ids, set()
+            # Who waits looks by itself too.
+            with contextlib.suppress(StoreUnavailable):
+                async with session(self._pool, "say which payments changed") as connection:
+                    await connection.execute(SEND_CHANGED, STATUS, _payloads(ids))
+            await asyncio.sleep(COALESCE_S)
+
+
+def _payloads(ids: Iterable[uuid.UUID]) -> list[str]:
+    every = [one.bytes for one in ids]
+    parts = (every[at : at + IDS_IN_PAYLOAD_MAX] for at in range(0, len(every), IDS_IN_PAYLOAD_MAX))
+    return [base64.b64encode(b"".join(part)).decode("ascii") for part in parts]
+
+
+def _ids_in(payload: str) -> list[uuid.UUID]:
+    """Raises ValueError when it is nothing that a ChangeNotifier sent."""
+    data = base64.b64decode(payload, validate=True)
+    return [uuid.UUID(bytes=data[at : at + 16]) for at in range(0, len(data), 16)]
+
+
 async def listen(url: str, handlers: dict[str, Callable[[], None]]) -> None:
     """Call the handler of a channel whenever it is woken, until cancelled; reconnects by itself.
 
     Every (re)connection calls all handlers once: what was sent meanwhile was not heard.
     """
+
+    def woken(handler: Callable[[], None]) -> Callable[[str], None]:
+        return lambda _payload: handler()
+
+    def connected() -> None:
+        for handler in handlers.values():
+            handler()
+
+    await _listen(url, {channel: woken(handler) for channel, handler in handlers.items()}, connected)
+
+
+async def listen_to_changes(url: str, *, changed: OnChanged, connected: Callable[[], None]) -> None:
+    """Call `changed` with the payments that a ChangeNotifier names, until cancelled; reconnects by itself.
+
+    Every (re)connection calls `connected`: what was said meanwhile was not heard.
+    """
+
+    def said(payload: str) -> None:
+        with contextlib.suppress(ValueError):  # anyone with a connection may say anything on a channel
+            changed(_ids_in(payload))
+
+    await _listen(url, {STATUS: said}, connected)
+
+
+async def _listen(url: str, handlers: dict[str, Callable[[str], None]], connected: Callable[[], None]) -> None:
     while True:
         with contextlib.suppress(*UNAVAILABLE, asyncpg.PostgresError):
-            await _listen_once(url, handlers)
+            await _listen_once(url, handlers, connected)
         await asyncio.sleep(RECONNECT_S)
 
 
-async def _listen_once(url: str, handlers: dict[str, Callable[[], None]]) -> None:
+async def _listen_once(url: str, handlers: dict[str, Callable[[str], None]], connected: Callable[[], None]) -> None:
     lost = asyncio.Event()
     connection = await asyncpg.connect(
         url, timeout=CONNECT_TIMEOUT_S, server_settings={"application_name": "payfirst listener"}
@@ -70,16 +143,15 @@ async def _listen_once(url: str, handlers: dict[str, Callable[[], None]]) -> Non
         connection.add_termination_listener(lambda _: lost.set())
         for channel, handler in handlers.items():
             await connection.add_listener(channel, _calling(handler))
-        for handler in handlers.values():
-            handler()
+        connected()
         await lost.wait()
     finally:
         with contextlib.suppress(*UNAVAILABLE, asyncpg.PostgresError):
             await connection.close(timeout=CONNECT_TIMEOUT_S)
 
 
-def _calling(handler: Callable[[], None]) -> Callable[[object, int, str, object], None]:
-    def call(_connection: object, _pid: int, _channel: str, _payload: object) -> None:
-        handler()
+def _calling(handler: Callable[[str], None]) -> Callable[[object, int, str, object], None]:
+    def call(_connection: object, _pid: int, _channel: str, payload: object) -> None:
+        handler(str(payload))
 
     return call

@@ -1,4 +1,4 @@
-"""The 402 answer that serves v1 and v2 clients at once. Pure; what does not change is memoised.
+"""The 402 answer that serves v1 and v2 clients at once, and the settlement header. Pure; what stays is memoised.
 
 Source: x402 specification v1 (JSON body) and v2 (PAYMENT-REQUIRED header).
 """
@@ -8,14 +8,18 @@ from __future__ import annotations
 import binascii
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import msgspec
 
+from payfirst.units import Address, TxHash, checksum_address, hex_text
+from payfirst.x402.networks import Network
 from payfirst.x402.requirements import PaymentRequirements, accepts_v1, accepts_v2
-from payfirst.x402.wire import OfferV2, ResourceV2
+from payfirst.x402.wire import OfferV2, ResourceV2, SettlementWire
 
 HEADER_BYTES_MAX = 2_999  # below 3,000: proxies and clients limit response headers
 OFFERS_MEMOISED_MAX = 1_024
+SETTLEMENT_HEADER_NAMES: dict[Literal[1, 2], str] = {1: "X-PAYMENT-RESPONSE", 2: "PAYMENT-RESPONSE"}
 
 _ENCODER = msgspec.json.Encoder()
 
@@ -38,6 +42,30 @@ def payment_required(requirements: PaymentRequirements, *, error: str, detail: s
     if detail is None:
         return plain
     return PaymentRequired(body=b"".join((before, b',"detail":', _ENCODER.encode(detail), after)), header=plain.header)
+
+
+def settlement(
+    *,
+    version: Literal[1, 2],
+    network: Network,
+    payer: Address,
+    transaction: TxHash | None,
+    error_reason: str | None = None,
+) -> str:
+    """The value of the header that tells how a payment ended: settled in `transaction`, or why it was not.
+
+    Raises ValueError for a settled payment without its transaction: clients would take it for settled all the same.
+    """
+    if error_reason is None and transaction is None:
+        raise ValueError("a settled payment has a transaction")
+    outcome = SettlementWire(
+        success=error_reason is None,
+        error_reason=error_reason,
+        payer=checksum_address(payer),
+        transaction="" if transaction is None else hex_text(transaction),
+        network=network.name if version == 1 and network.name is not None else network.caip2,
+    )
+    return binascii.b2a_base64(_ENCODER.encode(outcome), newline=False).decode("ascii")
 
 
 @lru_cache(maxsize=OFFERS_MEMOISED_MAX)

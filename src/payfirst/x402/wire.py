@@ -134,6 +134,16 @@ class OfferV2(msgspec.Struct, rename="camel", kw_only=True):
     accepts: list[AcceptsV2]
 
 
+class SettlementWire(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=True):
+    """SettleResponse, the same in v1 and v2 but for the spelling of the network."""
+
+    success: bool
+    error_reason: str | None = None
+    payer: str
+    transaction: str
+    network: str
+
+
 class SignedPayloadV2(msgspec.Struct, rename="camel", kw_only=True):
     """What a v2 buyer writes: `accepted` is the offer's entry, whole."""
 
