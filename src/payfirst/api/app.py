@@ -25,8 +25,12 @@ from payfirst.x402.eip712 import Asset
 GC_THRESHOLDS = (10_000, 20, 50)
 
 
-def create_app(config: Config, *, after_start: Callable[[], object] = lambda: None) -> ASGIApp:
-    """The application of one process. It starts with its lifespan; `after_start` is called once it has.
+# Called once the application has started, with what ends the waiting of its clients (to be called in its loop).
+AfterStart = Callable[[Callable[[], None]], object]
+
+
+def create_app(config: Config, *, after_start: AfterStart = lambda _end_waiting: None) -> ASGIApp:
+    """The application of one process. It starts with its lifespan.
 
     Raises OperatorError when the configured names cannot be put into an offer.
     """
@@ -68,7 +72,7 @@ class Front:
         headers: ResponseHeaders,
         mint_route: MintRoute,
         others: ASGIApp,
-        after_start: Callable[[], object],
+        after_start: AfterStart,
     ) -> None:
         self._runtime = runtime
         self._headers = headers
@@ -122,7 +126,7 @@ class Front:
             if message["type"] == "lifespan.startup":
                 try:
                     await self._runtime.start()
-                    self._after_start()
+                    self._after_start(self._runtime.waiting.stop)
                     self._runtime.monitor.start()  # what start-up holds up holds up nobody
                 except Exception as error:
                     # Said in so many words: a server may take silence for an application without a lifespan.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import errno
 import functools
@@ -108,7 +109,22 @@ def _application(parent: int) -> ASGIApp:
     _die_with(parent)
     config = load(role="api")
     log.configure(config.log.format, config.log.level)
-    return create_app(config, after_start=keep_collections_short)
+    return create_app(config, after_start=_started)
+
+
+def _started(end_waiting: Callable[[], None]) -> None:
+    """In the process that serves, in its event loop, once the application has started."""
+    keep_collections_short()
+    loop = asyncio.get_running_loop()
+
+    def asked_to_stop(_number: int, _frame: object) -> None:
+        loop.call_soon_threadsafe(end_waiting)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # granian ends the lifespan only after the last connection, for which a waiter may keep it for long. Its own
+        # handler is the loop's, called by the wake-up descriptor, and goes on being called beside this one.
+        signal.signal(number, asked_to_stop)
+        signal.siginterrupt(number, False)
 
 
 def _allow_open_files(wanted: int) -> None:
