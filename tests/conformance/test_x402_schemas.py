@@ -11,6 +11,7 @@ from eth_account import Account
 from x402 import x402ClientSync
 from x402.http.utils import (
     decode_payment_required_header,
+    decode_payment_response_header,
     decode_payment_signature_header,
     encode_payment_signature_header,
 )
@@ -29,6 +30,7 @@ from payfirst.units import (
     Address,
     AtomicAmount,
     AuthorizationNonce,
+    TxHash,
     UnixTime,
     checksum_address,
     keccak,
@@ -38,7 +40,7 @@ from payfirst.x402.eip712 import Asset, transfer_digest
 from payfirst.x402.networks import V1_CHAIN_IDS, network_from_text
 from payfirst.x402.payload import Authorization, PaymentPayload
 from payfirst.x402.requirements import PaymentRequirements
-from payfirst.x402.responses import HEADER_BYTES_MAX, payment_required
+from payfirst.x402.responses import HEADER_BYTES_MAX, payment_required, settlement
 from payfirst.x402.signing import address_of, header_v1, header_v2, sign_authorization
 from payfirst.x402.verify import verify
 
@@ -183,3 +185,34 @@ def test_the_official_encoder_writes_standard_base64() -> None:
 def test_the_v1_names_are_the_official_ones() -> None:
     """The table of v1 networks is the official SDK's."""
     assert V1_CHAIN_IDS == V1_NETWORK_CHAIN_IDS
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_official_schema_reads_our_settlement(version: Literal[1, 2]) -> None:
+    """Settled: the transaction, the payer, and the network as its version spells it."""
+    transaction = TxHash(b"\xaa" * 32)
+    header = settlement(version=version, network=USDC.network, payer=address_of(KEY), transaction=transaction)
+    settled = decode_payment_response_header(header)
+    assert (settled.success, settled.error_reason) == (True, None)
+    assert (settled.payer, settled.transaction) == (checksum_address(address_of(KEY)), "0x" + "aa" * 32)
+    assert settled.network == ("base-sepolia" if version == 1 else "eip155:84532")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_official_schema_reads_our_failed_settlement(version: Literal[1, 2]) -> None:
+    """Not settled: the reason, and an empty transaction."""
+    header = settlement(
+        version=version,
+        network=USDC.network,
+        payer=address_of(KEY),
+        transaction=None,
+        error_reason="insufficient_funds",
+    )
+    settled = decode_payment_response_header(header)
+    assert (settled.success, settled.error_reason, settled.transaction) == (False, "insufficient_funds", "")
+
+
+def test_nothing_is_settled_without_a_transaction() -> None:
+    """Clients would take it for settled."""
+    with pytest.raises(ValueError, match="has a transaction"):
+        settlement(version=2, network=USDC.network, payer=address_of(KEY), transaction=None)

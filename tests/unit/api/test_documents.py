@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from payfirst.api import problems
-from payfirst.api.documents import payment_document, stats_document, token_document
+from payfirst.api.documents import payment_document, seen, stats_document, token_document
 from payfirst.api.mint import IDS_DRAWN_AT_ONCE, PaymentIds
 from payfirst.errors import LeaseLost, PayerError, RetriedError, StoreUnavailable
 from payfirst.lifecycle import Finality, MintStatus, PaymentStatus
@@ -170,3 +170,35 @@ def test_ids_are_new_and_in_order_of_time() -> None:
     assert {(one.version, one.variant) for one in drawn} == {(7, uuid.RFC_4122)}
     assert all(before <= one.int >> 80 <= after for one in drawn)
     assert len({one.int & ((1 << 62) - 1) for one in drawn}) == len(drawn)
+
+
+def units(*statuses: MintStatus) -> tuple[ShownMint, ...]:
+    """Units of one payment in these states."""
+    return tuple(
+        ShownMint(uuid.UUID(int=unit), unit, Address(b"\xab" * 20), MintId(bytes([unit]) * 32), status, None)
+        for unit, status in enumerate(statuses)
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_settled", "is_last"),
+    [
+        ({"status": PaymentStatus.PENDING, "mints": ()}, False, False),
+        ({"status": PaymentStatus.SENT, "mints": ()}, False, False),
+        ({"status": PaymentStatus.FAILED, "mints": ()}, True, True),
+        ({"mints": units(MintStatus.COMPLETED, MintStatus.PENDING)}, True, False),
+        ({"mints": units(MintStatus.SENT)}, True, False),
+        ({"mints": units(MintStatus.COMPLETED, MintStatus.OWED)}, True, True),
+        ({"mints": units(MintStatus.PENDING), "finality": Finality.LOST}, True, True),
+    ],
+)
+def test_what_is_still_to_be_expected(changes: dict[str, Any], is_settled: bool, is_last: bool) -> None:
+    """Settled is paid or failed; the last state has no unit on its way."""
+    now = seen(payment(**changes))
+    assert (now.is_settled, now.is_last) == (is_settled, is_last)
+
+
+def test_a_tag_stands_for_what_the_buyer_sees() -> None:
+    """The same rows give the same one; what is not shown changes nothing."""
+    assert seen(payment()).tag == seen(payment(finality=Finality.FINAL)).tag
+    assert seen(payment()).tag != seen(payment(tx_hash=TxHash(b"\xbb" * 32))).tag
