@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from payfirst.store.database import Pool
@@ -112,3 +115,28 @@ async def test_a_stop_waits_for_no_waiter(server: Server, pool: Pool, is_stream:
         assert await server.process.wait() == 0
     assert time.monotonic() - started < 6
     assert "Traceback" not in server.output
+
+
+async def test_those_who_wait_may_keep_a_file_open_each(database_url: str, tmp_path: Path) -> None:
+    """The soft limit is raised before the processes that serve are started."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        async with serving(database_url, tmp_path, PAYFIRST_SERVER__WAITERS_MAX="100") as server:
+            (pid,) = server.processes()
+            allowed, _ = psutil.Process(pid).rlimit(psutil.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert allowed >= min(hard, 4_096 + 100)
+
+
+async def test_a_hard_limit_that_is_too_low_is_said() -> None:
+    """With the setting to change; the server starts all the same."""
+    program = "from payfirst.cli import serve; serve._allow_open_files(1_000)"
+    limited = ["sh", "-c", 'ulimit -n 300 && exec "$0" -c "$1"', sys.executable, program]
+    process = await asyncio.create_subprocess_exec(
+        *limited, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    said, _ = await process.communicate()
+    assert process.returncode == 0, said
+    assert b"may open 300 files, 1000 are wanted" in said
