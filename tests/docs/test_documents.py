@@ -14,7 +14,7 @@ from payfirst.cli.main import app
 from payfirst.config import SETTINGS, VARIABLES
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def text_of(name: str) -> str:

@@ -205,12 +205,10 @@ class MintRoute:
                 now = await waiter.until(lambda s: s.is_settled, within_s=wait_s)
         except NoRoomToWait:
             return answer
-        if waiter.is_client_gone:
-            return answer
         settled = now is not None and now.is_settled
         held = self._ended(now, version) if now is not None and settled else answer
         if waiter.is_over and not settled:
-            return held  # we stop: the preference was not met
+            return held  # we stop, or the client has gone: its preference was not met
         applied = (b"preference-applied", f"wait={wait_s}".encode())
         return Answer(held.status, (*held.headers, applied), held.body)
 

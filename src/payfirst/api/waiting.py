@@ -45,7 +45,6 @@ class Waiter:
         self._news = asyncio.Event()
         self.is_read = False
         self.is_over = False
-        self.is_client_gone = False
 
     @property
     def seen(self) -> Seen | None:
@@ -102,7 +101,6 @@ class Waiter:
     async def _listen(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass  # the rest of a body that nobody reads
-        self.is_client_gone = True
         self.end()
 
 

@@ -126,7 +126,7 @@ async def test_all_who_watch_one_payment_are_told(shop: Shop, buyer: Buyer) -> N
     payment_id, path = await accepted(shop, buyer)
 
     async with contextlib.AsyncExitStack() as stack:
-        streams = [await stack.enter_async_context(open_stream(shop.app, path)) for _ in range(20)]
+        streams = [await stack.enter_async_context(open_stream(shop.app, path)) for _ in range(5)]
         await shop_sql.fail(shop.pool, payment_id, error="No.", code="no")
         for stream in streams:
             heard = [await stream.event() for _ in range(3)]

@@ -21,6 +21,7 @@ from . import shop_sql
 from .shop import NETWORK, Buyer, Shop, configure, open_shop, running, until
 from .stream import open_stream
 
+USUAL_LOOK_EVERY_S = waiting.LOOK_EVERY_S
 SETTLEMENT_HEADERS = {1: "x-payment-response", 2: "payment-response"}
 
 
@@ -39,8 +40,20 @@ async def say_changed(pool: Pool, *ids: str) -> None:
     await pool.execute(wake.SEND_CHANGED, wake.STATUS, wake._payloads([uuid.UUID(one) for one in ids]))
 
 
+@pytest.fixture(autouse=True)
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No worker says what changed here, and most tests are not about how long a look takes."""
+    monkeypatch.setattr(waiting, "LOOK_EVERY_S", 0.05)
+
+
 @pytest.fixture
-def no_look(monkeypatch: pytest.MonkeyPatch) -> None:
+def usual_looks(monkeypatch: pytest.MonkeyPatch, quick_looks: None) -> None:
+    """As often as in service."""
+    monkeypatch.setattr(waiting, "LOOK_EVERY_S", USUAL_LOOK_EVERY_S)
+
+
+@pytest.fixture
+def no_look(monkeypatch: pytest.MonkeyPatch, quick_looks: None) -> None:
     """Nobody looks by himself: only what is said is heard."""
     monkeypatch.setattr(waiting, "LOOK_EVERY_S", 3_600.0)
 
@@ -93,11 +106,12 @@ async def test_when_the_time_is_over_it_is_the_202(shop: Shop, buyer: Buyer) -> 
     assert "preference-applied" not in plain.headers
 
 
-@pytest.mark.parametrize("prefer", ["wait=0", "wait=soon", "respond-async"])
-async def test_who_would_not_wait_is_answered_at_once(shop: Shop, buyer: Buyer, prefer: str) -> None:
+async def test_who_would_not_wait_is_answered_at_once(shop: Shop) -> None:
     """Also who cannot say it."""
-    answer = await shop.mint({**buyer.header(), "Prefer": prefer})
-    assert (answer.status_code, answer.headers.get("preference-applied")) == (202, None)
+    for prefer in ("wait=0", "wait=soon", "respond-async"):
+        with taking_less_than(5):
+            answer = await shop.mint({**Buyer().header(), "Prefer": prefer})
+        assert (answer.status_code, answer.headers.get("preference-applied")) == (202, None)
 
 
 async def test_nobody_waits_longer_than_the_server_allows(database_url: str, pool: Pool, buyer: Buyer) -> None:
@@ -247,6 +261,7 @@ async def test_what_a_worker_says_is_heard(shop: Shop, buyer: Buyer) -> None:
     assert event.name == "sent"
 
 
+@pytest.mark.usefixtures("usual_looks")
 @pytest.mark.parametrize("is_cut", [False, True])
 async def test_what_nobody_says_is_seen(shop: Shop, buyer: Buyer, is_cut: bool) -> None:
     """A NOTIFY that is lost, or a listener that is cut off, costs about a second."""
