@@ -24,6 +24,12 @@ node_modules/.stamp: package.json package-lock.json $(VENV)/.stamp
 	@$(BIN)/python -m payfirst.local.node ci
 	@touch $@
 
+CLIENTS := tests/conformance/npm
+$(CLIENTS)/node_modules/.stamp: $(CLIENTS)/package.json $(CLIENTS)/package-lock.json $(VENV)/.stamp
+	@echo "· the official npm clients, for the tests"
+	@$(BIN)/python -m payfirst.local.node ci $(CLIENTS)
+	@touch $@
+
 setup: $(VENV)/.stamp node_modules/.stamp ## Set up everything: virtual environment, pinned packages, anvil
 
 demo: setup ## The whole flow on this machine: make demo ARGS="--once --json"
@@ -38,7 +44,7 @@ check: setup ## Lint, types, and who may import whom
 test: setup check ## Every fast test, on a real PostgreSQL and a real chain
 	@$(BIN)/pytest -m "not slow" $(ARGS)
 
-test-slow: setup ## Only the slow suites: the demo as a whole, official clients
+test-slow: setup $(CLIENTS)/node_modules/.stamp ## Only the slow suites: the demo as a whole, official clients
 	@$(BIN)/pytest -m slow $(ARGS)
 
 test-all: test test-slow ## Everything
@@ -52,4 +58,4 @@ lock: $(VENV)/.stamp ## Pin the requirements again, with hashes
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml --extra demo --group dev -o requirements/dev.txt
 
 clean: ## Remove what set-up, tests and the demo made; payfirst-data is yours and stays
-	@rm -rf $(VENV) node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis payfirst-demo dist .build
+	@rm -rf $(VENV) node_modules $(CLIENTS)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis payfirst-demo dist .build

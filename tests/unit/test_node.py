@@ -74,3 +74,9 @@ def test_other_arguments_are_refused(arguments: list[str], capsys: pytest.Captur
     """The command line knows `ci` and `run NAME`."""
     assert node.main(arguments) == 2
     assert "usage" in capsys.readouterr().err
+
+
+def test_a_folder_without_a_package_json_is_refused(tmp_path: Path) -> None:
+    """`… ci FOLDER` names the folder that it was given."""
+    with pytest.raises(OperatorError, match=str(tmp_path)):
+        node.npm_ci_required(tmp_path)

