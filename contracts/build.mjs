@@ -17,8 +17,10 @@ const FOR_TESTS = "tests/integration/contracts/artifacts";
 const CONTRACTS = [
   ["contracts/DevStablecoin.sol", "DevStablecoin", SHIPPED],
   ["contracts/MintToken.sol", "MintToken", SHIPPED],
+  ["contracts/MintTokenLaunch.sol", "MintTokenLaunch", SHIPPED],
   ["contracts/Preflight.sol", "Preflight", SHIPPED],
   ["contracts/test/BurnWallet.sol", "BurnWallet", FOR_TESTS],
+  ["contracts/test/CarelessMintToken.sol", "CarelessMintToken", FOR_TESTS],
   ["contracts/test/RevertingMintToken.sol", "RevertingMintToken", FOR_TESTS],
 ];
 const SETTINGS = {

@@ -11,11 +11,11 @@ from payfirst.chain.blocks import Block
 from payfirst.chain.rpc import RpcClient
 from payfirst.errors import LeaseLost, RetriedError
 from payfirst.ops.log import FlowLog, get_logger
-from payfirst.pipeline import credit, scan
+from payfirst.pipeline import credit, minted, scan
 from payfirst.pipeline.confirm_plan import BlockPlan, plan_block
 from payfirst.pipeline.head import HeadWatch, read_block
 from payfirst.pipeline.terms import Terms
-from payfirst.store import crediting, heads, mints, owed, tokens, transactions
+from payfirst.store import crediting, heads, mints, tokens, transactions
 from payfirst.store.database import Connection, Pool, session, transaction
 from payfirst.store.heads import ReadBlock
 from payfirst.store.tokens import TokenFacts
@@ -126,18 +126,18 @@ class Confirmer:
                 unresolved=unresolved,
             )
         plan = plan_block(evidence)
-        facts = await self._token_facts(block, minted={u.token for u in evidence.minted}, is_newest=is_newest)
+        facts = await self._token_facts(block, just_minted={u.token for u in evidence.minted}, is_newest=is_newest)
         after = read_block(block.head)
         async with transaction(self._pool, "apply a block") as connection:
             await heads.move(connection, self._terms.network, before=cursor, after=after)
             await heads.remember(connection, self._terms.network, [after])
-            created, minted = await self._write(connection, plan, block, unresolved)
+            created, units_of = await self._write(connection, plan, block, unresolved)
             for token in facts:
                 await tokens.sync(connection, self._terms.network, token, height=after.height)
             if plan.credits or unresolved:  # a block without credits slows the average while there is work
                 rate = len(plan.credits) / max(1.0, after.time - cursor.time)
                 await heads.note_drain(connection, self._terms.network, settled_per_s=rate, weight=DRAIN_WEIGHT)
-        self._on_changed({*plan.payment_ids, *minted})
+        self._on_changed({*plan.payment_ids, *units_of})
         self._report(plan, created, block, seconds=time.monotonic() - started)
         return after
 
@@ -152,7 +152,7 @@ class Confirmer:
 
         Returns the payments it completed, and those of which units were minted.
         """
-        minted: set[uuid.UUID] = set()
+        units_of: set[uuid.UUID] = set()
         # A row may name another hash of the nonce than the one that was mined.
         resolved = {t.id for t in plan.transactions}
         mined = [tx_hash for tx_hash, known in unresolved.items() if known.transaction_id in resolved]
@@ -166,32 +166,19 @@ class Confirmer:
         if plan.returned_payments:
             await crediting.return_reverted(connection, plan.returned_payments, mined=mined)
         if plan.minted:
-            minted = await self._write_minted(connection, plan, block)
+            units_of = await minted.write(connection, self._terms.network, plan.minted, block=block.head.number)
         if plan.returned_mints:
             await mints.return_to_queue(connection, plan.returned_mints, mined=mined)
-        return created, minted
-
-    async def _write_minted(self, connection: Connection, plan: BlockPlan, block: scan.FoundBlock) -> set[uuid.UUID]:
-        minted = await mints.mark_minted(connection, plan.minted, block=block.head.number)
-        freed: dict[Address, int] = {}
-        for unit in minted:
-            # An owed unit gave its supply back when it was given up.
-            if unit.before != "owed":
-                freed[unit.token] = freed.get(unit.token, 0) - 1
-        await tokens.add_reserved(connection, self._terms.network, freed)
-        given_up = [unit.id for unit in minted if unit.before == "owed"]
-        if given_up:
-            await owed.settle_minted(connection, given_up)
-        return {unit.payment_id for unit in minted}
+        return created, units_of
 
     async def _token_facts(
-        self, block: scan.FoundBlock, *, minted: Collection[Address], is_newest: bool
+        self, block: scan.FoundBlock, *, just_minted: Collection[Address], is_newest: bool
     ) -> list[TokenFacts]:
         """Contract facts at this very block, so that `minted` and `reserved` change in one commit."""
         now = asyncio.get_running_loop().time()
         # In a block of the past a token's contract may not stand yet: all are read only where the chain is now.
         is_due = is_newest and now - self._tokens_synced_at >= TOKEN_SYNC_S
-        wanted = list(minted)
+        wanted = list(just_minted)
         if is_due:
             async with session(self._pool, "read the tokens") as connection:
                 wanted = [t.address for t in await tokens.read(connection, self._terms.network)]

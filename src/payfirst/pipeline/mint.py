@@ -8,19 +8,20 @@ from collections.abc import Sequence
 from payfirst.chain import contracts
 from payfirst.chain.contracts import RevertReason, revert_reason
 from payfirst.chain.fees import gas_limit
-from payfirst.chain.rpc import RpcClient, RpcRefused
+from payfirst.chain.rpc import RpcClient, RpcRefused, RpcUnavailable
 from payfirst.ops.log import get_logger
+from payfirst.pipeline import minted, used_ids
 from payfirst.pipeline.head import HeadWatch
 from payfirst.pipeline.outbox import Outbox
 from payfirst.pipeline.rounds import Rounds
 from payfirst.pipeline.terms import Terms
-from payfirst.store import mints, owed, tokens, transactions
+from payfirst.store import heads, mints, owed, tokens, transactions
 from payfirst.store.database import Connection, Pool, session, transaction
 from payfirst.store.mints import ClaimedMint
 from payfirst.store.owed import Debt
 from payfirst.store.settling import Claim
 from payfirst.store.wake import OnChanged
-from payfirst.units import Address, Gas, TxHash, checksum_address, hex_text
+from payfirst.units import Address, BlockNumber, Gas, MintId, TxHash, checksum_address, hex_text
 
 LEASE_S = 30.0
 BACK_OFF_S_MAX = 60.0
@@ -31,6 +32,8 @@ CONTRACT_WIDE = ("AccessControlUnauthorizedAccount", "EnforcedPause", "Pausable:
 CAP_REACHED = "MintToken__CapReached"
 CAP_CODE = "token_cap_reached"
 CAP_SENTENCE = "The token's cap was reached before this unit could be minted."
+USED_CODE = "mint_id_used"
+USED_SENTENCE = "the token holds this mint id: waiting until the block that minted it is final"
 
 log = get_logger()
 
@@ -83,13 +86,21 @@ class Minter:
         if not units:
             return False
         self._last_batch_full = self._last_batch_full or len(units) == limit
+        # Units whose id was found used would have the whole batch refused again: they are tried by themselves.
+        fresh = [unit for unit in units if unit.suspected_code != USED_CODE]
+        suspects = [unit for unit in units if unit.suspected_code == USED_CODE]
+        for part in (fresh, suspects):
+            if part:
+                await self._mint_units(claim, token, part)
+        return True
+
+    async def _mint_units(self, claim: Claim, token: Address, units: Sequence[ClaimedMint]) -> None:
         refused = await self._preflight(token, units)
         if refused is None:
             await self._clear_hold(token)
             await self._send(claim, token, units)
         else:
             await self._handle_refusal(claim, token, units, refused)
-        return True
 
     def _units_in_gas(self) -> int:
         per_unit = self._terms.mint_gas_per_unit + 64 * 16
@@ -114,8 +125,67 @@ class Minter:
     async def _handle_refusal(
         self, claim: Claim, token: Address, units: Sequence[ClaimedMint], reason: RevertReason
     ) -> None:
-        """The contract refuses the batch: find the units it refuses, and let the others go."""
-        if reason.name in CONTRACT_WIDE or reason.text.startswith(CONTRACT_WIDE):
+        """The contract refuses the batch. Usually an id in it is used: those are set aside, the others go."""
+        used = set() if _is_contract_wide(reason) else await self._used(token, units)
+        if not used:
+            await self._find_refused(claim, token, units, reason)
+            return
+        unused = [unit for unit in units if unit.mint_id not in used]
+        if unused:
+            refused = await self._preflight(token, unused)
+            if refused is None:
+                await self._clear_hold(token)
+                await self._send(claim, token, unused)
+            else:
+                await self._find_refused(claim, token, unused, refused)
+        await self._close_used(claim, token, [unit for unit in units if unit.mint_id in used])
+
+    async def _used(self, token: Address, units: Sequence[ClaimedMint]) -> set[MintId]:
+        return await used_ids.used(self._rpc, self._terms.multicall3, token, units)
+
+    async def _close_used(self, claim: Claim, token: Address, units: Sequence[ClaimedMint]) -> None:
+        """Complete units that another transaction minted, by the token's own log.
+
+        Only in a final block: no transaction of ours would bring the unit back if a reorg took it. And only once
+        the token was read at that block or later, so that its supply is never counted as free in between.
+        """
+        async with session(self._pool, "read how far the chain was read") as connection:
+            final = (await heads.cursor(connection, self._terms.network)).final_height
+            offered = await tokens.read(connection, self._terms.network)
+        synced = next((t.synced_height for t in offered if t.address == token), None)
+        last = BlockNumber(min(final, -1 if synced is None else synced))
+        sentence, found = USED_SENTENCE, {}
+        try:
+            found = await used_ids.find(self._rpc, token, units, last=last)
+        except (RpcRefused, RpcUnavailable) as error:
+            # An endpoint without logs holds up these units only.
+            sentence = f"{USED_SENTENCE}; its log cannot be read: {error}"
+        for unit in units:
+            by = found.get(unit.mint_id)
+            if by is None:
+                continue
+            async with transaction(self._pool, "complete a unit that was minted elsewhere") as connection:
+                changed = await minted.write(
+                    connection, self._terms.network, [(unit.mint_id, by.tx_hash)], block=by.block
+                )
+            self._on_changed(changed)
+            log.warning(
+                "minted_elsewhere",
+                message=f"Unit {unit.unit} of payment {unit.payment_id} was minted by {hex_text(by.tx_hash)}, which"
+                " this database did not send",
+                payment_id=unit.payment_id,
+                queue_id=unit.id,
+                tx_hash=hex_text(by.tx_hash),
+            )
+        waiting = [unit for unit in units if unit.mint_id not in found]
+        if waiting:
+            await self._postpone(claim, waiting, delay_s=_back_off_s(waiting[0]), code=USED_CODE, reason=sentence)
+
+    async def _find_refused(
+        self, claim: Claim, token: Address, units: Sequence[ClaimedMint], reason: RevertReason
+    ) -> None:
+        """Halve the batch until the units that the contract refuses are alone, and let the others go."""
+        if _is_contract_wide(reason):
             await self._hold(token, str(reason))
             delay_s = min(BACK_OFF_S_MAX, 2.0 ** min(units[0].attempts + 1, 6))
             await self._postpone(claim, units, delay_s=delay_s, code=None, reason=f"the token refuses: {reason}")
@@ -127,9 +197,12 @@ class Minter:
                 if refused is None:
                     await self._send(claim, token, part)
                 else:
-                    await self._handle_refusal(claim, token, part, refused)
+                    await self._find_refused(claim, token, part, refused)
             return
         unit = units[0]
+        if await self._used(token, units):  # since the batch was looked through
+            await self._postpone(claim, units, delay_s=_back_off_s(unit), code=USED_CODE, reason=USED_SENTENCE)
+            return
         height = self._head.head.number
         if reason.name == CAP_REACHED:
             if unit.suspected_code == CAP_CODE and (unit.suspected_height or height) < height:
@@ -226,6 +299,14 @@ class Minter:
             tx_hash=hex_text(sent.hash),
             token=hex_text(token),
         )
+
+
+def _back_off_s(unit: ClaimedMint) -> float:
+    return min(BACK_OFF_S_MAX, 2.0 ** min(unit.attempts, 6))
+
+
+def _is_contract_wide(reason: RevertReason) -> bool:
+    return reason.name in CONTRACT_WIDE or reason.text.startswith(CONTRACT_WIDE)
 
 
 def _batch_mint(units: Sequence[ClaimedMint]) -> bytes:

@@ -39,7 +39,7 @@ CLAIM_MINTS = """
 UPDATE mint_queue m
 SET lease_owner = $3, lease_epoch = $4, lease_until = now() + $5 * interval '1 second'
 FROM (
-    SELECT q.id FROM mint_queue q JOIN payment_queue p ON p.id = q.payment_id
+    SELECT q.id, p.accepted_height FROM mint_queue q JOIN payment_queue p ON p.id = q.payment_id
     WHERE q.network = $1 AND q.token_address = $2 AND q.status = 'pending' AND q.held_reason IS NULL
       AND (q.next_attempt_at IS NULL OR q.next_attempt_at <= now())
       AND (q.lease_until IS NULL OR q.lease_until < now())
@@ -47,7 +47,8 @@ FROM (
     ORDER BY q.id LIMIT $6 FOR UPDATE OF q SKIP LOCKED
 ) due
 WHERE m.id = due.id
-RETURNING m.id, m.payment_id, m.unit, m.recipient, m.mint_id, m.attempts, m.suspected_code, m.suspected_height
+RETURNING m.id, m.payment_id, m.unit, m.recipient, m.mint_id, m.attempts, m.suspected_code, m.suspected_height,
+          due.accepted_height
 """
 
 # free_mint_claims: the signer has a new holder; what an earlier one had claimed and not sent is due again.
@@ -137,7 +138,10 @@ class NewMint:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedMint:
-    """A unit that a mint worker holds; `suspected_*` is what an earlier pre-flight saw."""
+    """A unit that a mint worker holds; `suspected_*` is what an earlier pre-flight saw.
+
+    `accepted_height` is where the chain stood when its payment was accepted.
+    """
 
     id: uuid.UUID
     payment_id: uuid.UUID
@@ -147,6 +151,7 @@ class ClaimedMint:
     attempts: int
     suspected_code: str | None
     suspected_height: BlockNumber | None
+    accepted_height: BlockNumber
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +211,7 @@ async def claim(
             attempts=row["attempts"],
             suspected_code=row["suspected_code"],
             suspected_height=row["suspected_height"],
+            accepted_height=BlockNumber(row["accepted_height"]),
         )
         for row in rows
     ]

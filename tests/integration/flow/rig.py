@@ -16,7 +16,7 @@ import httpx
 from api.shop import lifespan
 
 from payfirst.api.app import create_app
-from payfirst.chain.abi import decode_result, encode_call
+from payfirst.chain.abi import Artifact, decode_result, encode_call
 from payfirst.chain.signers import Signer
 from payfirst.config import load
 from payfirst.local import children
@@ -289,12 +289,13 @@ async def open_rig(
     max_mint_count: int = 1_000_000,
     block_time_s: float | None = BLOCK_TIME_S,
     block_gas: int = BLOCK_GAS,
+    contract: str | Artifact = "MintToken",
 ) -> AsyncIterator[Rig]:
     """A chain, a token on offer, and an API; workers are the test's to start."""
     async with LocalChain(block_time_s=block_time_s, block_gas=block_gas) as chain:
         await chain.fund_gas([dev_address("settle"), dev_address("mint")], Wei(10**20))
         token = await chain.deploy(
-            "MintToken", "Flow", "FLOW", MINT_AMOUNT, max_mint_count, dev_address("seller"), dev_address("mint")
+            contract, "Flow", "FLOW", MINT_AMOUNT, max_mint_count, dev_address("seller"), dev_address("mint")
         )
         async with pool.acquire() as connection:
             await tokens.add(connection, NETWORK.caip2, token, price=PRICE)
