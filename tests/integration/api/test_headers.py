@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+
 import httpx
 import pytest
 
@@ -83,16 +86,16 @@ def preflight(origin: str) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("path", [MINT_PATH, "/api/tokens", "/api/payment/stats", "/api/payment/1/events", "/health"])
 @pytest.mark.parametrize("origins", ["*", PAGE])
-async def test_a_page_may_ask_beforehand(database_url: str, pool: Pool, path: str, origins: str) -> None:
-    """204 with the methods and the headers that paying takes."""
+async def test_a_page_may_ask_beforehand(database_url: str, pool: Pool, origins: str) -> None:
+    """204 with the methods and the headers that paying takes, at any path."""
     async with running(configure(database_url, server__cors_origins=origins), pool) as shop:
-        answer = await shop.client.options(path, headers=preflight(PAGE))
-    assert (answer.status_code, answer.content) == (204, b"")
-    assert answer.headers["access-control-allow-origin"] == origins
-    assert "POST" in answer.headers["access-control-allow-methods"]
-    assert answer.headers["access-control-allow-headers"] == ALLOWED_HEADERS.decode()
+        for path in (MINT_PATH, "/api/tokens", "/api/payment/stats", "/api/payment/1/events", "/health"):
+            answer = await shop.client.options(path, headers=preflight(PAGE))
+            assert (answer.status_code, answer.content) == (204, b"")
+            assert answer.headers["access-control-allow-origin"] == origins
+            assert "POST" in answer.headers["access-control-allow-methods"]
+            assert answer.headers["access-control-allow-headers"] == ALLOWED_HEADERS.decode()
 
 
 async def test_a_page_that_is_not_listed_is_not_let_in(database_url: str, pool: Pool) -> None:
@@ -124,5 +127,6 @@ async def test_every_link_begins_with_the_public_url(database_url: str, pool: Po
         offer = await shop.mint()
         accepted = await shop.mint(buyer.header())
     assert offer.json()["accepts"][0]["resource"] == public + MINT_PATH
+    assert json.loads(base64.b64decode(offer.headers["payment-required"]))["resource"]["url"] == public + MINT_PATH
     assert accepted.json()["statusUrl"] == f"{public}/api/payment/{accepted.json()['paymentQueueId']}"
     assert accepted.headers["location"] == accepted.json()["statusUrl"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import sys
@@ -120,6 +121,7 @@ async def test_a_payment_over_tcp(database_url: str, pool: Pool, buyer: Buyer, t
             first = await client.post(MINT_PATH, json={"quantity": 10}, headers=header)
             again = await client.post(MINT_PATH, json={"quantity": 10}, headers=header)
             status = await client.get(first.json()["statusUrl"])
+        assert not re.search("[0-9]", status.headers.get("server", "")), "no version is told"
         served_by = server.processes()
         assert await server.end(signal.SIGTERM) == 0
     assert (first.status_code, again.content) == (202, first.content)
