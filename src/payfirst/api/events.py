@@ -13,10 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from payfirst.api import problems
 from payfirst.api.documents import Seen
 from payfirst.api.problems import NO_STORE, Header, NotFound
-from payfirst.api.respond import id_in_path, response
+from payfirst.api.respond import NO_PAYMENT, id_in_path
 from payfirst.api.runtime import Runtime
 from payfirst.api.waiting import Waiter
 from payfirst.lifecycle import PaymentStatus
@@ -59,30 +58,26 @@ class Events:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stream until the last event, the client's end or ours. Raises refusals before the stream begins only."""
         request = Request(scope)
-        if request.method != "GET":
-            await response(problems.method_not_allowed(request.method, "GET"))(scope, receive, send)
-            return
         with self._runtime.waiting.watch(id_in_path(request, "a payment's")) as waiter, waiter.until_hung_up(receive):
             now = await waiter.first()
             if now is None:
-                raise NotFound("There is no payment with this id.")
+                raise NotFound(NO_PAYMENT)
             last_id = request.headers.get("last-event-id", "")
             if now.is_last and now.tag == last_id:
                 # What an EventSource takes for: do not come again.
                 await Response(status_code=204)(scope, receive, send)
                 return
             await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(STREAM_S_MAX):
-                    await _stream(waiter, now, send, last_id=last_id)
+            if request.method != "HEAD":
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(STREAM_S_MAX):
+                        await _stream(waiter, now, send, last_id=last_id)
             await send({"type": "http.response.body", "body": b""})
 
 
 async def _stream(waiter: Waiter, now: Seen, send: Send, *, last_id: str) -> None:
     text = b"retry: %d\n\n" % RECONNECT_MS
-    before = None
-    if now.tag == last_id:
-        before = now
+    before = now if now.tag == last_id else None
     while True:
         if before is None or now.tag != before.tag:
             text += event(event_name(before, now), now)

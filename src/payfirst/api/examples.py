@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import binascii
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -13,14 +13,16 @@ from payfirst.api.problems import Problem
 from payfirst.api.refusals import Refusal
 from payfirst.api.tokens import TokensDocument
 from payfirst.lifecycle import MintStatus, PaymentStatus
-from payfirst.units import Address, AtomicAmount, checksum_address, hex_text
+from payfirst.units import Address, AtomicAmount, TxHash, checksum_address, hex_text, parse_address
 from payfirst.x402.requirements import SCHEME, PaymentRequirements, accepts_v2
+from payfirst.x402.responses import settlement
 from payfirst.x402.wire import AuthorizationWire, ExactWire, PayloadV1, SignedPayloadV2
 
 TOKEN = Address(bytes.fromhex("5fbdb2315678afecb367f032d93f642f64180aa3"))
 PAYER = checksum_address(Address(bytes.fromhex("70997970c51812dc3a010c7d01b50e0d17dc79c8")))
 PRICE = AtomicAmount(10_000)
 PAYMENT_ID = "0198f0c2-7c4e-7b1a-9c55-2f6d1a3b4c5d"
+TAG = "Vd2s0kz8Q1mJpX3yB7aC"
 QUEUE_ID = "0198f0c2-9d03-7e6f-8a21-7b8c9d0e1f2a"
 PAYMENT_TX = hex_text(bytes(range(1, 33)))
 MINT_TX = hex_text(bytes(range(33, 65)))
@@ -46,6 +48,20 @@ def payment(status: PaymentStatus) -> d.PaymentDocument:
         mints=[d.MintDocument(QUEUE_ID, MintStatus.COMPLETED, MINT_ID, MINT_TX)] if is_completed else [],
         created_at=CREATED,
         processed_at=None if status is PaymentStatus.PENDING else PROCESSED,
+    )
+
+
+def event(status: PaymentStatus) -> str:
+    """A payment that reached its last state, as a stream tells it."""
+    now, name = as_text(payment(status)), str(status)
+    return f"retry: 2000\n\nid: {TAG}\nevent: {name}\ndata: {now}\n\nid: {TAG}\nevent: end\ndata: {now}\n\n"
+
+
+def settled(requirements: PaymentRequirements, version: Literal[1, 2]) -> str:
+    """The header of a payment that was settled."""
+    transaction = TxHash(bytes.fromhex(PAYMENT_TX[2:]))
+    return settlement(
+        version=version, network=requirements.asset.network, payer=parse_address(PAYER), transaction=transaction
     )
 
 
@@ -132,6 +148,11 @@ def header(requirements: PaymentRequirements, version: int) -> str:
         else SignedPayloadV2(x402_version=2, accepted=accepts_v2(requirements), payload=exact)
     )
     return binascii.b2a_base64(msgspec.json.encode(payload), newline=False).decode()
+
+
+def as_text(document: msgspec.Struct) -> str:
+    """A document as it is sent."""
+    return msgspec.json.encode(document).decode()
 
 
 def as_json(document: msgspec.Struct) -> Any:  # Any: JSON of any shape

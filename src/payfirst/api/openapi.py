@@ -21,8 +21,8 @@ from payfirst.lifecycle import MintStatus, PaymentStatus
 from payfirst.units import checksum_address
 from payfirst.x402.payload import HEADER_BYTES_MAX
 from payfirst.x402.requirements import PaymentRequirements
-from payfirst.x402.responses import payment_required
-from payfirst.x402.wire import OfferV1, OfferV2, PayloadV1, SignedPayloadV2
+from payfirst.x402.responses import SETTLEMENT_HEADER_NAMES, payment_required
+from payfirst.x402.wire import OfferV1, OfferV2, PayloadV1, SettlementWire, SignedPayloadV2
 
 # JSON of any shape.
 Document = dict[str, Any]
@@ -41,6 +41,7 @@ _ANSWERED = (
     Problem,
     OfferV1,
     OfferV2,
+    SettlementWire,
     PayloadV1,
     SignedPayloadV2,
 )
@@ -113,16 +114,21 @@ def _schemas() -> Document:
     return components
 
 
+def _base64_of(schema: str) -> Document:
+    return {
+        "type": "string",
+        "contentEncoding": "base64",
+        "contentMediaType": "application/json",
+        "contentSchema": {"$ref": _REF + schema},
+    }
+
+
+_TAG = f'"{examples.TAG}"'
 _HEADERS: Document = {
     "PAYMENT-REQUIRED": {
         "description": "The offer for x402 version 2, base64 of JSON. Version 1 reads the body.",
         "required": True,
-        "schema": {
-            "type": "string",
-            "contentEncoding": "base64",
-            "contentMediaType": "application/json",
-            "contentSchema": {"$ref": _REF + "OfferV2"},
-        },
+        "schema": _base64_of("OfferV2"),
     },
     "Retry-After": {
         "description": "Seconds until the same request is worth sending again.",
@@ -137,7 +143,13 @@ _HEADERS: Document = {
     "ETag": {
         "description": "Send it back in If-None-Match.",
         "required": True,
-        "schema": {"type": "string"},
+        "schema": {"type": "string", "pattern": '^"[A-Za-z0-9_-]+"$'},
+        "example": _TAG,
+    },
+    "Preference-Applied": {
+        "description": "The wait that the server granted; it may be shorter than the one that was asked for.",
+        "schema": {"type": "string", "pattern": "^wait=[0-9]+$"},
+        "example": "wait=10",
     },
 }
 
@@ -167,6 +179,7 @@ def _mint(requirements: PaymentRequirements, base_url: str) -> Document:
             _address_in_path("token", "The token to mint."),
             *([_payment_header("X-PAYMENT", 1, "PayloadV1", requirements)] if has_v1 else []),
             _payment_header("PAYMENT-SIGNATURE", 2, "SignedPayloadV2", requirements),
+            _prefer("the payment is settled"),
         ],
         "requestBody": {
             "required": True,
@@ -182,21 +195,36 @@ def _mint(requirements: PaymentRequirements, base_url: str) -> Document:
             },
         },
         "responses": {
-            "200": _answer(
-                "This payment was accepted earlier, and this is how it ended.",
-                "PaymentDocument",
-                {s.value: examples.payment(s) for s in (PaymentStatus.COMPLETED, PaymentStatus.FAILED)},
-            ),
+            "200": _ended(requirements),
             "202": _answer(
                 "Accepted: stored, and on its way. The same header again gives the same answer.",
                 "AcceptedDocument",
                 {"accepted": examples.accepted(base_url)},
-                headers=("Location",),
+                headers=("Location", "Preference-Applied"),
             ),
             "402": _offers(requirements),
             **refused,
         },
     }
+
+
+def _ended(requirements: PaymentRequirements) -> Document:
+    """200: how the payment ended, with the header of its x402 version."""
+    answer = _answer(
+        "Settled within the time of `Prefer: wait`, or accepted earlier: this is how the payment ended.",
+        "PaymentDocument",
+        {s.value: examples.payment(s) for s in (PaymentStatus.COMPLETED, PaymentStatus.FAILED)},
+        headers=("Preference-Applied",),
+    )
+    for version, name in SETTLEMENT_HEADER_NAMES.items():
+        if version == 1 and requirements.asset.network.name is None:
+            continue
+        answer["headers"][name] = {
+            "description": f"How a payment of version {version} ended, base64 of JSON.",
+            "schema": _base64_of("SettlementWire"),
+            "example": examples.settled(requirements, version),
+        }
+    return answer
 
 
 # Codes that the mint route never answers by itself; 405 is said of all paths at once.
@@ -227,29 +255,77 @@ def _reading() -> Document:
                 "tags": ["buy"],
                 "summary": "What became of a payment",
                 "description": "`completed` means paid; each unit's own status stands in `mints`.",
-                "parameters": [_id_in_path("The paymentQueueId of a 202.", examples.PAYMENT_ID)],
+                "parameters": [
+                    _id_in_path("The paymentQueueId of a 202.", examples.PAYMENT_ID),
+                    _prefer("the payment is not as If-None-Match knows it, or else at its last state"),
+                    _IF_NONE_MATCH,
+                ],
                 "responses": {
                     "200": _answer(
-                        "The payment.", "PaymentDocument", {s.value: examples.payment(s) for s in PaymentStatus}
+                        "The payment.",
+                        "PaymentDocument",
+                        {s.value: examples.payment(s) for s in PaymentStatus},
+                        headers=("ETag", "Preference-Applied"),
                     ),
+                    "304": _unchanged("ETag", "Preference-Applied"),
                     **_refusals("invalid_request", "not_found", *_READS_FAIL),
                 },
             }
         },
+        "/api/payment/{id}/events": {"get": _events()},
         "/api/queue/{id}": {
             "get": {
                 "operationId": "showUnit",
                 "tags": ["buy"],
                 "summary": "What became of one unit",
-                "parameters": [_id_in_path("One of the queueIds of a completed payment.", examples.QUEUE_ID)],
+                "parameters": [
+                    _id_in_path("One of the queueIds of a completed payment.", examples.QUEUE_ID),
+                    _IF_NONE_MATCH,
+                ],
                 "responses": {
-                    "200": _answer("The unit, with its payment.", "QueueDocument", {"minted": examples.unit()}),
+                    "200": _answer(
+                        "The unit, with its payment.", "QueueDocument", {"minted": examples.unit()}, headers=("ETag",)
+                    ),
+                    "304": _unchanged("ETag"),
                     **_refusals("invalid_request", "not_found", *_READS_FAIL),
                 },
             }
         },
         "/api/payment/stats": _stats("showPaymentStats", "How the payments fare", PaymentStatus),
         "/api/queue/stats": _stats("showQueueStats", "How the mints fare", MintStatus),
+    }
+
+
+def _events() -> Document:
+    return {
+        "operationId": "watchPayment",
+        "tags": ["buy"],
+        "summary": "Each change of a payment as it comes",
+        "description": "Server-sent events. `event` is the payment's status, or `mint` when only its units changed;"
+        " `data` is the payment as `GET /api/payment/{id}` shows it. The last event is `end`.",
+        "parameters": [
+            _id_in_path("The paymentQueueId of a 202.", examples.PAYMENT_ID),
+            {
+                "name": "Last-Event-ID",
+                "in": "header",
+                "description": "The id of the last event that was received: what it told is not told again.",
+                "schema": {"type": "string"},
+                "example": examples.TAG,
+            },
+        ],
+        "responses": {
+            "200": {
+                "description": "The stream.",
+                "content": {
+                    "text/event-stream": {
+                        "schema": {"type": "string"},
+                        "examples": {"completed": {"value": examples.event(PaymentStatus.COMPLETED)}},
+                    }
+                },
+            },
+            "204": {"description": "Nothing more is to be expected, and the client knows it: do not come again."},
+            **_refusals("invalid_request", "not_found", *_READS_FAIL),
+        },
     }
 
 
@@ -323,27 +399,18 @@ def _operating() -> Document:
 def _reference(name: str, summary: str, media_type: str, example: object) -> Document:
     """This document or its page; both change with the version and the settings only."""
     schema = {"type": "string" if isinstance(example, str) else "object"}
-    etag = {"ETag": {**_HEADERS["ETag"], "example": '"6f1ed002ab559585"'}}
     return {
         "operationId": name,
         "tags": ["reference"],
         "summary": summary,
-        "parameters": [
-            {
-                "name": "If-None-Match",
-                "in": "header",
-                "description": "The ETag of an earlier answer.",
-                "schema": {"type": "string"},
-                "example": '"6f1ed002ab559585"',
-            }
-        ],
+        "parameters": [_IF_NONE_MATCH],
         "responses": {
             "200": {
                 "description": summary,
-                "headers": etag,
+                "headers": _headers("ETag"),
                 "content": {media_type: {"schema": schema, "example": example}},
             },
-            "304": {"description": "It has not changed.", "headers": etag},
+            "304": _unchanged("ETag"),
         },
     }
 
@@ -361,8 +428,16 @@ def _answer(
         },
     }
     if headers:
-        answer["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in headers}
+        answer["headers"] = _headers(*headers)
     return answer
+
+
+def _headers(*names: str) -> Document:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
+def _unchanged(*headers: str) -> Document:
+    return {"description": "It is as the client knows it.", "headers": _headers(*headers)}
 
 
 def _refusals(*codes: str) -> Document:
@@ -382,7 +457,7 @@ def _refusals(*codes: str) -> Document:
             },
         }
         if status == 503:
-            answers[str(status)]["headers"] = {"Retry-After": {"$ref": "#/components/headers/Retry-After"}}
+            answers[str(status)]["headers"] = _headers("Retry-After")
     return answers
 
 
@@ -412,18 +487,31 @@ def _id_in_path(description: str, example: str) -> Document:
     }
 
 
+_IF_NONE_MATCH: Document = {
+    "name": "If-None-Match",
+    "in": "header",
+    "description": "The ETag of an earlier answer.",
+    "schema": {"type": "string"},
+    "example": _TAG,
+}
+
+
+def _prefer(until: str) -> Document:
+    return {
+        "name": "Prefer",
+        "in": "header",
+        "description": f"`wait=N` holds the answer until {until}, for N seconds at most (RFC 7240).",
+        "schema": {"type": "string"},
+        "example": "wait=10",
+    }
+
+
 def _payment_header(name: str, version: int, schema: str, requirements: PaymentRequirements) -> Document:
     return {
         "name": name,
         "in": "header",
         "required": False,
         "description": f"The payment, x402 version {version}: base64 of JSON. One payment header at most.",
-        "schema": {
-            "type": "string",
-            "maxLength": HEADER_BYTES_MAX,
-            "contentEncoding": "base64",
-            "contentMediaType": "application/json",
-            "contentSchema": {"$ref": _REF + schema},
-        },
+        "schema": {**_base64_of(schema), "maxLength": HEADER_BYTES_MAX},
         "example": examples.header(requirements, version),
     }

@@ -17,7 +17,7 @@ from payfirst.api.conditions import wait_s as preferred_wait_s
 from payfirst.api.documents import Seen, queue_document, seen, stats_document
 from payfirst.api.events import Events
 from payfirst.api.problems import NotFound
-from payfirst.api.respond import document, id_in_path, tagged
+from payfirst.api.respond import NO_PAYMENT, document, id_in_path, tagged
 from payfirst.api.runtime import Runtime
 from payfirst.api.waiting import NoRoomToWait
 from payfirst.errors import StoreUnavailable
@@ -25,7 +25,6 @@ from payfirst.store import payments, queue_stats
 from payfirst.store.queue_stats import Queue
 
 STATS_AGE_S_MAX = 1.0
-NO_PAYMENT = "There is no payment with this id: use the paymentQueueId of a 202."
 
 _ENCODER = msgspec.json.Encoder()
 
@@ -100,7 +99,7 @@ def routes(runtime: Runtime) -> list[Route]:
         Route("/api/payment/stats", show_payment_stats),
         Route("/api/queue/stats", show_mint_stats),
         Route("/api/payment/{id}", show_payment),
-        Route("/api/payment/{id}/events", Events(runtime)),
+        Route("/api/payment/{id}/events", Events(runtime), methods=["GET"]),
         Route("/api/queue/{id}", show_unit),
     ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Awaitable, Callable
 
 from starlette.requests import Request
@@ -10,6 +9,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from payfirst.api import docs_page, openapi
+from payfirst.api.conditions import is_known
+from payfirst.api.documents import tag_of
 from payfirst.x402.requirements import PaymentRequirements
 
 OPENAPI_PATH = "/openapi.json"
@@ -31,18 +32,12 @@ def routes(requirements: PaymentRequirements, *, base_url: str) -> list[Route]:
 
 def _kept(body: bytes, media_type: str) -> Callable[[Request], Awaitable[Response]]:
     """A handler for content that stays the same while the process lives."""
-    etag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
-    headers = {"etag": etag, "cache-control": f"public, max-age={MAX_AGE_S}"}
+    tag = tag_of(body)
+    headers = {"etag": f'"{tag}"', "cache-control": f"public, max-age={MAX_AGE_S}"}
 
     async def show(request: Request) -> Response:
-        if _is_named(etag, request.headers.get("if-none-match", "")):
+        if is_known(tag, request.headers.get("if-none-match")):
             return Response(status_code=304, headers=headers)
         return Response(body, media_type=media_type, headers=headers)
 
     return show
-
-
-def _is_named(etag: str, if_none_match: str) -> bool:
-    """RFC 9110, 13.1.2: a list of tags, weak or not, or `*`."""
-    named = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
-    return "*" in named or etag in named

@@ -13,6 +13,8 @@ from payfirst.api.conditions import is_known
 from payfirst.api.documents import tag_of
 from payfirst.api.problems import Answer, MalformedRequest
 
+NO_PAYMENT = "There is no payment with this id: use the paymentQueueId of a 202."
+
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _ENCODER = msgspec.json.Encoder()
 

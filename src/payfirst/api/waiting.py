@@ -137,9 +137,9 @@ class Waiting:
     def watch(self, payment_id: uuid.UUID) -> Iterator[Waiter]:
         """Wait for a payment for the length of a block; it is read at once. Raises NoRoomToWait."""
         if self._stopping:
-            raise NoRoomToWait("This server is being restarted. Send the same request again.", retry_after_s=1)
+            raise NoRoomToWait("This server is being restarted.", retry_after_s=1)
         if self._count >= self._waiters_max:
-            raise NoRoomToWait("Too many wait here already. Ask again later.", retry_after_s=RETRY_AFTER_S)
+            raise NoRoomToWait("Too many wait here already.", retry_after_s=RETRY_AFTER_S)
         watched = self._watched.setdefault(payment_id, _Watched())
         waiter = Waiter(watched)
         watched.waiters.add(waiter)

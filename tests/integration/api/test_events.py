@@ -55,6 +55,13 @@ async def test_a_stream_from_acceptance_to_the_last_unit(shop: Shop, buyer: Buye
     assert f'"{told[-1].id}"' == status.headers["etag"]
 
 
+async def test_a_head_of_a_stream_ends(shop: Shop, buyer: Buyer) -> None:
+    """Its headers, and nothing to wait for."""
+    _, path = await accepted(shop, buyer)
+    answer = await shop.client.head(path)
+    assert (answer.status_code, answer.headers["content-type"], answer.content) == (200, "text/event-stream", b"")
+
+
 async def test_a_stream_of_what_has_ended(shop: Shop, buyer: Buyer) -> None:
     """It says how, and ends."""
     payment_id, path = await accepted(shop, buyer)
@@ -97,8 +104,9 @@ async def test_a_payment_that_is_not_there(shop: Shop) -> None:
     answer = await shop.client.get(f"/api/payment/{uuid.uuid4()}/events")
     assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
     assert (await shop.client.get("/api/payment/1/events")).status_code == 400
+    assert (await shop.client.head(f"/api/payment/{uuid.uuid4()}/events")).status_code == 404
     answer = await shop.client.post(f"/api/payment/{uuid.uuid4()}/events")
-    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, OPTIONS")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
 
 
 async def test_silence_is_filled(shop: Shop, buyer: Buyer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,8 @@ def test_a_chain_without_a_v1_name_is_paid_in_version_2() -> None:
     openapi_spec_validator.validate(document)
     (operation,) = document["paths"]["/api/mint/{token}"].values()
     named = {parameter["name"] for parameter in operation["parameters"]}
-    assert named == {"token", "PAYMENT-SIGNATURE"}
+    assert named == {"token", "PAYMENT-SIGNATURE", "Prefer"}
+    assert "X-PAYMENT-RESPONSE" not in operation["responses"]["200"]["headers"]
 
 
 def contents(document: Document) -> Iterator[tuple[str, Document]]:
@@ -106,13 +107,22 @@ async def test_answers_are_as_documented(shop: Shop, buyer: Buyer) -> None:
     queue_ids = await shop_sql.complete(shop.pool, payment_id, quantity=2)
     answers.append(await shop.client.get(f"/api/payment/{payment_id}"))
     answers.append(await shop.mint(header, quantity=2))
+    waited = await shop.mint({**header, "Prefer": "wait=1"}, quantity=2)
+    answers.append(waited)
+    tag = (await shop.client.get(f"/api/payment/{payment_id}")).headers["etag"]
+    asked = ({"If-None-Match": tag}, {"If-None-Match": tag, "Prefer": "wait=1"}, {"Prefer": "wait=1"})
+    answers += [await shop.client.get(f"/api/payment/{payment_id}", headers=headers) for headers in asked]
     failed_id = (await shop.mint(failing)).json()["paymentQueueId"]
     await shop_sql.fail(shop.pool, failed_id, error="No balance.", code="insufficient_funds")
     answers.append(await shop.mint(failing))
+    stream = await shop.client.get(f"/api/payment/{failed_id}/events")
+    answers.append(stream)
+    (last_id,) = set(re.findall("^id: (.*)$", stream.text, re.MULTILINE))
+    answers.append(await shop.client.get(f"/api/payment/{failed_id}/events", headers={"Last-Event-ID": last_id}))
     paths = ["/api/tokens", MINT_PATH.replace("mint", "tokens"), "/api/payment/stats", "/api/queue/stats", "/health"]
     paths += ["/ready", "/openapi.json", "/docs", *(f"/api/queue/{queue_id}" for queue_id in queue_ids)]
     answers += [await shop.client.get(path) for path in paths]
-    assert {answer.status_code for answer in answers} == {200, 202, 402}
+    assert {answer.status_code for answer in answers} == {200, 202, 204, 304, 402}
     for answer in answers:
         assert conforms(answer), answer
 
