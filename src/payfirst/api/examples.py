@@ -51,10 +51,9 @@ def payment(status: PaymentStatus) -> d.PaymentDocument:
     )
 
 
-def event(status: PaymentStatus) -> str:
-    """A payment that reached its last state, as a stream tells it."""
-    now, name = as_text(payment(status)), str(status)
-    return f"retry: 2000\n\nid: {TAG}\nevent: {name}\ndata: {now}\n\nid: {TAG}\nevent: end\ndata: {now}\n\n"
+def event(status: PaymentStatus) -> dict[str, str]:
+    """One event of a stream: its fields."""
+    return {"id": TAG, "event": str(status), "data": as_text(payment(status))}
 
 
 def settled(requirements: PaymentRequirements, version: Literal[1, 2]) -> str:

@@ -318,8 +318,9 @@ def _events() -> Document:
                 "description": "The stream.",
                 "content": {
                     "text/event-stream": {
-                        "schema": {"type": "string"},
-                        "examples": {"completed": {"value": examples.event(PaymentStatus.COMPLETED)}},
+                        # Before OpenAPI 3.2 the schema of a stream describes each event.
+                        "schema": _EVENT,
+                        "example": examples.event(PaymentStatus.COMPLETED),
                     }
                 },
             },
@@ -327,6 +328,21 @@ def _events() -> Document:
             **_refusals("invalid_request", "not_found", *_READS_FAIL),
         },
     }
+
+
+_EVENT: Document = {
+    "type": "object",
+    "required": ["id", "event", "data"],
+    "properties": {
+        "id": {"type": "string", "description": "The ETag of this state, without quotes."},
+        "event": {"enum": [*map(str, PaymentStatus), "mint", "end"]},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": _REF + "PaymentDocument"},
+        },
+    },
+}
 
 
 def _stats(name: str, summary: str, statuses: type[PaymentStatus] | type[MintStatus]) -> Document:

@@ -14,6 +14,7 @@ import jsonschema_rs
 from payfirst.api import openapi
 
 from .shop import BASE_URL, Document, requirements
+from .stream import fields_of
 
 DOCUMENT = openapi.document(requirements(1), base_url=BASE_URL)
 
@@ -63,6 +64,12 @@ def conforms(answer: httpx.Response) -> bool:
         return not answer.content
     media_type = answer.headers["content-type"].partition(";")[0]
     media = content[media_type]
+    if media_type == "text/event-stream":
+        events = [fields for block in answer.text.split("\n\n") if "event" in (fields := fields_of(block))]
+        for event in events:
+            demand(media["schema"], event)
+            demand(media["schema"]["properties"]["data"]["contentSchema"], json.loads(event["data"]))
+        return bool(events)
     body: Any = answer.text if media_type.startswith("text/") else answer.json()
     demand(media["schema"], body)
     if answer.status_code >= 400:

@@ -24,6 +24,11 @@ class Event:
     document: Document
 
 
+def fields_of(block: str) -> dict[str, str]:
+    """The lines of one event, or of a hint between two, as name and value."""
+    return dict(line.split(": ", 1) for line in block.splitlines() if ": " in line)
+
+
 class Stream:
     """An open GET."""
 
@@ -51,7 +56,7 @@ class Stream:
                     return None
                 continue
             self._text = rest
-            fields = dict(line.split(": ", 1) for line in block.decode().splitlines() if ": " in line)
+            fields = fields_of(block.decode())
             if "event" in fields:
                 return Event(fields["id"], fields["event"], msgspec.json.decode(fields["data"]))
 
