@@ -105,14 +105,14 @@ def routes(runtime: Runtime) -> list[Route]:
 
 
 async def _show_changed(runtime: Runtime, request: Request, payment_id: uuid.UUID, wait_s: int) -> Response:
-    """The payment once it is not as the client has it; or, to a client that has nothing, at its last state.
+    """The payment once it is not as the client has it, or at its last state: then nothing is to be waited for.
 
     Raises NoRoomToWait, NotFound or StoreUnavailable.
     """
     known = request.headers.get("if-none-match")
 
     def is_awaited(now: Seen) -> bool:
-        return now.is_last if known is None else not is_known(now.tag, known)
+        return now.is_last or (known is not None and not is_known(now.tag, known))
 
     with runtime.waiting.watch(payment_id) as waiter, waiter.until_hung_up(request.receive):
         if await waiter.first() is None:

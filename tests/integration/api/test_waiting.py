@@ -227,6 +227,17 @@ async def test_a_poll_without_news_is_a_304(shop: Shop, buyer: Buyer) -> None:
     assert (answer.status_code, answer.headers["preference-applied"]) == (304, "wait=1")
 
 
+async def test_nobody_waits_for_what_has_ended(shop: Shop, buyer: Buyer) -> None:
+    """Also a client that has the last state already is told so at once."""
+    payment_id = (await shop.mint(buyer.header())).json()["paymentQueueId"]
+    await shop_sql.fail(shop.pool, payment_id, error="No.", code="no")
+    with taking_less_than(5):
+        answer = await shop.client.get(
+            f"/api/payment/{payment_id}", headers={"Prefer": "wait=20", "If-None-Match": "*"}
+        )
+    assert answer.status_code == 304
+
+
 async def test_a_poll_without_an_etag_waits_for_the_end(shop: Shop, buyer: Buyer) -> None:
     """Past `sent`, to the last state."""
     payment_id = (await shop.mint(buyer.header())).json()["paymentQueueId"]
