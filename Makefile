@@ -3,6 +3,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 ARGS ?=
+# Tests mostly wait for blocks, processes and time limits: four at once take a third of the time on two cores.
+TESTS_AT_ONCE ?= 4
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow test-all check contracts lock clean
@@ -42,7 +44,7 @@ check: setup ## Lint, types, and who may import whom
 	@$(BIN)/lint-imports --no-cache
 
 test: setup check ## Every fast test, on a real PostgreSQL and a real chain
-	@$(BIN)/pytest -m "not slow" $(ARGS)
+	@$(BIN)/pytest -m "not slow" -n $(TESTS_AT_ONCE) $(ARGS)
 
 test-slow: setup $(CLIENTS)/node_modules/.stamp ## Only the slow suites: the demo as a whole, official clients
 	@$(BIN)/pytest -m slow $(ARGS)
