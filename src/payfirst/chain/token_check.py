@@ -115,10 +115,13 @@ async def read(rpc: RpcClient, token: Address, *, at: BlockNumber) -> TokenRepor
     )
 
 
-async def check(rpc: RpcClient, token: Address, *, minters: Sequence[Address], at: BlockNumber) -> TokenReport:
+async def check(
+    rpc: RpcClient, token: Address, *, minters: Sequence[Address], at: BlockNumber, try_a_mint: bool = True
+) -> TokenReport:
     """Read the token, and try what each of `minters` would do with it.
 
-    Raises TokenUnfit with all that is wrong, and CannotTry where the endpoint does not take state overrides.
+    Without `try_a_mint` views and roles are read only, for endpoints that do not take state overrides. Raises
+    TokenUnfit with all that is wrong, and CannotTry where the endpoint does not take them.
     """
     report = await read(rpc, token, at=at)
     faults: list[str] = []
@@ -129,7 +132,7 @@ async def check(rpc: RpcClient, token: Address, *, minters: Sequence[Address], a
         may_mint = await _answers_bool(rpc, encode_call(_HAS_ROLE, MINTER_ROLE, minter), to=token, at=at)
         if may_mint is False:
             faults.append(lacks_role(minter))
-        elif report.minted < report.max_mint_count and not faults:
+        elif try_a_mint and report.minted < report.max_mint_count and not faults:
             tried = await _try_minting(rpc, report, minter)
             faults += tried.faults
             used_ids = tried.used_ids
@@ -191,7 +194,7 @@ async def _as_account(
     except (RpcRefused, UndecodableAnswer, ValueError) as error:
         raise CannotTry(
             f"the endpoint cannot try a mint without sending it (eth_call with a state override): {error}."
-            " Name another endpoint in network.rpc_urls"
+            " Name another endpoint in network.rpc_urls, or add --untried to offer the token without this trial"
         ) from error
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
+import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -32,6 +35,15 @@ def database(config: Config) -> Iterator[str]:
         return
     with embedded(config.data_dir / "postgres") as url:
         yield url
+
+
+def operator() -> str:
+    """Who runs this command, as audit_log names them: account@host."""
+    try:
+        account = getpass.getuser()
+    except (KeyError, OSError):  # a container's account without a name
+        account = str(os.getuid())
+    return f"{account}@{socket.gethostname()}"
 
 
 def demand_current_schema(url: str) -> None:

@@ -183,18 +183,26 @@ def _passphrase() -> str:
 
 def _key_of(path: Path | None) -> bytes:
     """The key in a file, or typed in."""
-    if path is None:
-        text = str(typer.prompt("Private key (0x and 64 hex digits)", hide_input=True))
-    else:
-        try:
-            mode = path.stat().st_mode
-            text = path.read_text(encoding="utf-8")[:KEY_FILE_BYTES_MAX].strip()
-        except (OSError, ValueError) as error:
-            raise OperatorError(f"{path} cannot be read: {error}") from None
-        if mode & 0o077:
-            raise OperatorError(f"{path} may be read by others (mode {stat.S_IMODE(mode):04o}): run chmod 600 {path}")
-        if text.startswith("{"):
-            return keystores.decrypt(path, str(typer.prompt(f"Passphrase of {path}", hide_input=True)))
+    if path is not None:
+        return key_in(path)
+    return _parse_key(str(typer.prompt("Private key (0x and 64 hex digits)", hide_input=True)))
+
+
+def key_in(path: Path) -> bytes:
+    """The key in a file that only its owner may read: 0x and 64 hex digits, or a keystore. Raises OperatorError."""
+    try:
+        mode = path.stat().st_mode
+        text = path.read_text(encoding="utf-8")[:KEY_FILE_BYTES_MAX].strip()
+    except (OSError, ValueError) as error:
+        raise OperatorError(f"{path} cannot be read: {error}") from None
+    if mode & 0o077:
+        raise OperatorError(f"{path} may be read by others (mode {stat.S_IMODE(mode):04o}): run chmod 600 {path}")
+    if text.startswith("{"):
+        return keystores.decrypt(path, str(typer.prompt(f"Passphrase of {path}", hide_input=True)))
+    return _parse_key(text)
+
+
+def _parse_key(text: str) -> bytes:
     try:
         return parse_bytes32(text)
     except ValueError:

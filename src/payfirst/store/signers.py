@@ -100,7 +100,7 @@ class Tenure:
 class SignerState:
     """What the row of a signer says."""
 
-    purpose: str
+    purpose: Purpose
     next_nonce: AccountNonce
     paused_reason: str | None
 

@@ -11,11 +11,19 @@ from payfirst.store.database import Connection
 from payfirst.store.rows import address_of
 from payfirst.units import Address, AtomicAmount, BlockNumber, hex_text
 
-# add_token: offer a token at a price; workers read the rest from the chain.
+# add_token: offer a token at a price; the rest is read from the chain. One that is there is left as it is.
 ADD_TOKEN = """
-INSERT INTO tokens (network, address, price) VALUES ($1, $2, $3)
-ON CONFLICT (network, address) DO UPDATE SET price = excluded.price
+INSERT INTO tokens (network, address, price) VALUES ($1, $2, $3) ON CONFLICT (network, address) DO NOTHING
 """
+
+# change_price: what is offered from here on; payments keep the amount they were accepted with.
+CHANGE_PRICE = "UPDATE tokens SET price = $4 WHERE network = $1 AND address = $2 AND price = $3"
+
+# pause_token: sell no more of it. What was accepted is settled and minted all the same.
+PAUSE_TOKEN = "UPDATE tokens SET status = 'paused' WHERE network = $1 AND address = $2 AND status = 'active'"
+
+# resume_token: sell it again.
+RESUME_TOKEN = "UPDATE tokens SET status = 'active' WHERE network = $1 AND address = $2 AND status = 'paused'"
 
 # read_tokens: everything that is or was offered.
 READ_TOKENS = """
@@ -30,6 +38,15 @@ UPDATE tokens
 SET name = $3, symbol = $4, mint_amount = $5, max_mint_count = $6, minted = $7,
     synced_height = $8, synced_at = now()
 WHERE network = $1 AND address = $2
+"""
+
+# sync_newer_token: what a command has read, unless a worker has counted a block of the same height or above. Units
+# minted since the workers' cursor are counted twice until they get there: sold too few for a moment, never too many.
+SYNC_NEWER_TOKEN = """
+UPDATE tokens
+SET name = $3, symbol = $4, mint_amount = $5, max_mint_count = $6, minted = $7,
+    synced_height = $8, synced_at = now()
+WHERE network = $1 AND address = $2 AND (synced_height IS NULL OR synced_height < $8)
 """
 
 # lock_supply: nobody else reserves these tokens until this transaction ends.
@@ -95,9 +112,32 @@ class TokenFacts:
     minted: int
 
 
-async def add(connection: Connection, network: str, address: Address, *, price: AtomicAmount) -> None:
-    """Offer a token, or change the price of one on offer."""
-    await connection.execute(ADD_TOKEN, network, hex_text(address), price)
+async def add(connection: Connection, network: str, address: Address, *, price: AtomicAmount) -> bool:
+    """Offer a token; False when it is there already, which changes nothing."""
+    return (await connection.execute(ADD_TOKEN, network, hex_text(address), price)) == "INSERT 0 1"
+
+
+async def change_price(
+    connection: Connection, network: str, address: Address, *, before: AtomicAmount, after: AtomicAmount
+) -> bool:
+    """Ask another price from here on; False when the price is no longer `before`."""
+    changed = await connection.execute(CHANGE_PRICE, network, hex_text(address), before, after)
+    return changed == "UPDATE 1"
+
+
+async def pause(connection: Connection, network: str, address: Address) -> bool:
+    """Sell no more of a token; False when it is paused already."""
+    return (await connection.execute(PAUSE_TOKEN, network, hex_text(address))) == "UPDATE 1"
+
+
+async def resume(connection: Connection, network: str, address: Address) -> bool:
+    """Sell it again; False when it was not paused."""
+    return (await connection.execute(RESUME_TOKEN, network, hex_text(address))) == "UPDATE 1"
+
+
+async def find(connection: Connection, network: str, address: Address) -> Token | None:
+    """One token, None when it was never offered."""
+    return next((t for t in await read(connection, network) if t.address == address), None)
 
 
 async def read(connection: Connection, network: str) -> list[Token]:
@@ -123,18 +163,13 @@ async def read(connection: Connection, network: str) -> list[Token]:
 
 
 async def sync(connection: Connection, network: str, facts: TokenFacts, *, height: BlockNumber) -> None:
-    """Store what the contract says at `height`."""
-    await connection.execute(
-        SYNC_TOKEN,
-        network,
-        hex_text(facts.address),
-        facts.name,
-        facts.symbol,
-        facts.mint_amount,
-        facts.max_mint_count,
-        facts.minted,
-        height,
-    )
+    """Store what the contract says at `height`, in the transaction that applies that block."""
+    await connection.execute(SYNC_TOKEN, network, *_stored(facts), height)
+
+
+async def sync_newer(connection: Connection, network: str, facts: TokenFacts, *, height: BlockNumber) -> bool:
+    """Store what the contract says at `height`; False when it is known from that height or a later one."""
+    return (await connection.execute(SYNC_NEWER_TOKEN, network, *_stored(facts), height)) == "UPDATE 1"
 
 
 async def lock_supply(connection: Connection, network: str, addresses: Sequence[Address]) -> dict[Address, Supply]:
@@ -166,6 +201,17 @@ async def mark_reserved(connection: Connection, ids: Sequence[uuid.UUID], *, own
 async def hold(connection: Connection, network: str, address: Address, *, reason: str | None) -> None:
     """Stop minting a token (or, with None, go on)."""
     await connection.execute(HOLD_TOKEN, network, hex_text(address), reason)
+
+
+def _stored(facts: TokenFacts) -> tuple[object, ...]:
+    return (
+        hex_text(facts.address),
+        facts.name,
+        facts.symbol,
+        facts.mint_amount,
+        facts.max_mint_count,
+        facts.minted,
+    )
 
 
 def _whole(value: Decimal | None) -> int | None:
