@@ -66,7 +66,7 @@ async def estimate(rpc: RpcClient, token: NewToken, *, sender: Address, priority
         raise DeploymentRefused("the base fee is above network.max_fee_gwei: wait until it falls, or raise the cap")
     call = {"from": hex_text(sender), "to": hex_text(deployment.PROXY), "data": hex_text(deployment.calldata(token))}
     try:
-        gas = int(await rpc.call("eth_estimateGas", call, result=str), 16)
+        gas = int(await rpc.call("eth_estimateGas", call, "latest", result=str), 16)
     except RpcRefused as refused:
         if not refused.is_execution:
             raise
