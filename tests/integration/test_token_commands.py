@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -30,7 +30,7 @@ OWNER = dev_address("owner")
 SELLER = dev_address("seller")
 ALICE = dev_address("alice")
 
-Payfirst = Callable[..., Awaitable[CompletedProcess[str]]]
+Payfirst = Callable[..., Coroutine[object, object, CompletedProcess[str]]]
 
 
 @pytest.fixture

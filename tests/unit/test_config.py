@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from payfirst.config import (
     KEYS,
+    PRESETS,
     SECRET_VARIABLES,
     SECTIONS,
     SETTINGS,
@@ -22,9 +23,12 @@ from payfirst.config import (
     Fault,
     Role,
     example_text,
+    expected_instead,
+    file_text,
     load,
     without_keys,
 )
+from payfirst.config.presets import REASONS
 from payfirst.errors import OperatorError
 
 ROOT = Path(__file__).parents[2]
@@ -684,6 +688,42 @@ def test_example_changes_nothing_as_it_is_and_holds_the_defaults() -> None:
     assert config.model_dump() == Config().model_dump()
     from_file = {setting for setting, source in config.sources.items() if source.startswith("payfirst.toml")}
     assert from_file == {setting for setting in SETTINGS if not setting.startswith("signers.")}
+
+
+@pytest.mark.parametrize("network", list(PRESETS))
+def test_the_file_of_init_sets_what_was_chosen_and_shows_the_rest_as_it_is(network: str) -> None:
+    """With every other line uncommented it says the same: what is shown is what holds on that network."""
+    chosen = {"network.name": network, "payments.pay_to": PAY_TO, "network.rpc_urls": ('https://rpc.example/"x',)}
+    text = file_text(chosen, network=network)
+    write(text)
+    config = load(role="api", environ={})
+    assert (config.network.name, config.payments.pay_to) == (network, PAY_TO)
+    assert config.network.rpc_urls == ('https://rpc.example/"x',)
+    from_file = {setting for setting, source in config.sources.items() if source.startswith("payfirst.toml")}
+    assert from_file == set(chosen)
+    write(re.sub(r"(?m)^#(?=[a-z0-9_]+ = )", "", text))
+    assert load(role="api", environ={}).model_dump() == config.model_dump()
+    for setting, value in PRESETS[network].items():
+        if setting.startswith("network."):
+            reason = REASONS[network][setting]
+            assert f"{reason.split('.')[0][:60]}" in text
+            assert f"#{setting.removeprefix('network.')} = {value}" in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_what_is_still_to_fill_in_stands_in_the_head_of_the_file() -> None:
+    """And only then."""
+    assert "STILL TO FILL IN below: payments.pay_to" in file_text({}, network="base", to_do=["payments.pay_to"])
+    assert "STILL TO FILL IN" not in file_text({}, network="base")
+
+
+def test_an_answer_is_judged_by_itself() -> None:
+    """By the setting's own rule, in its own words."""
+    assert expected_instead("payments.pay_to", PAY_TO) is None
+    assert expected_instead("payments.pay_to", "0x12") == "an address: 0x and 40 hex digits"
+    assert expected_instead("payments.pay_to", "0x" + "00" * 20) == "an address other than the zero address"
+    assert expected_instead("network.rpc_urls", ("ws://rpc.example",)) == "http:// or https:// URLs only"
+    assert expected_instead("server.port", 0) == "a whole number from 1 to 65535"
 
 
 def test_every_setting_has_a_meaning() -> None:

@@ -31,6 +31,21 @@ app.add_typer(signers.app, name="signers")
 
 
 @app.command()
+def init(
+    network: Annotated[str | None, typer.Option(help="base or base-sepolia.")] = None,
+    pay_to: Annotated[str | None, typer.Option(help="The address where buyers pay to.")] = None,
+    rpc_url: Annotated[list[str] | None, typer.Option(help="A JSON-RPC endpoint, as often as there are.")] = None,
+    minimal: Annotated[bool, typer.Option("--minimal", help="Ask nothing; what is missing is for later.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Write a commented payfirst.toml from a few answers; what is given as an option is not asked."""
+    from payfirst.cli.init import init as run
+
+    run(config, network=network, pay_to=pay_to, rpc_urls=rpc_url or [], minimal=minimal, force=force)
+
+
+@app.command()
 def up(
     config: ConfigOption = None,
     workers: Annotated[int, typer.Option(help="Worker processes.", min=1, max=WORKERS_MAX)] = 1,

@@ -3,9 +3,11 @@
 `settings` holds the models, the one home of every setting; `loading` gathers and checks them.
 """
 
-from payfirst.config.example import example_text
-from payfirst.config.loading import ConfigurationError, Fault, load, without_keys
+from payfirst.config.example import example_text, file_text
+from payfirst.config.loading import ConfigurationError, Fault, expected_instead, load, without_keys
+from payfirst.config.presets import PRESETS
 from payfirst.config.settings import (
+    DEFAULT_FILE,
     KEY_VARIABLES,
     KEYS,
     SECRET_VARIABLES,
@@ -18,8 +20,10 @@ from payfirst.config.settings import (
 )
 
 __all__ = [
+    "DEFAULT_FILE",
     "KEYS",
     "KEY_VARIABLES",
+    "PRESETS",
     "SECRET_VARIABLES",
     "SECTIONS",
     "SETTINGS",
@@ -30,6 +34,8 @@ __all__ = [
     "Role",
     "Signers",
     "example_text",
+    "expected_instead",
+    "file_text",
     "load",
     "without_keys",
 ]

@@ -16,6 +16,7 @@ from pydantic import (
     SecretStr,
     ValidationError,
 )
+from pydantic_core import ErrorDetails
 
 from payfirst.config import presets
 from payfirst.config.settings import (
@@ -264,14 +265,27 @@ def _validate(gathered: _Gathered, role: Role) -> Config | None:
         setting = ".".join(str(part) for part in problem["loc"][:2])
         if problem["type"] == "missing" or setting in faulty:
             continue  # said already, and better
-        info = SETTINGS[setting]
-        extra = info.json_schema_extra
-        expected = str(extra["expected"]) if isinstance(extra, dict) else problem["msg"]
-        if problem["type"] == "value_error":
-            expected = str(problem["ctx"]["error"])
-        shown = display(setting, gathered.values.get(setting, info.default))
-        gathered.fault(setting, shown, gathered.sources.get(setting, "default"), expected)
+        shown = display(setting, gathered.values.get(setting, SETTINGS[setting].default))
+        gathered.fault(setting, shown, gathered.sources.get(setting, "default"), _expected(setting, problem))
     return None
+
+
+def expected_instead(setting: str, value: object) -> str | None:
+    """What `setting` should be instead of `value`, None if it may be that; settings that it goes with are not asked."""
+    section, _, key = setting.rpartition(".")
+    try:
+        SECTIONS[section](**{key: value})
+    except ValidationError as error:
+        problems = [p for p in error.errors(include_url=False) if p["loc"][:1] == (key,)]
+        return _expected(setting, problems[0]) if problems else None
+    return None
+
+
+def _expected(setting: str, problem: ErrorDetails) -> str:
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
+    extra = SETTINGS[setting].json_schema_extra
+    return str(extra["expected"]) if isinstance(extra, dict) else problem["msg"]
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

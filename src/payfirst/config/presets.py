@@ -1,6 +1,7 @@
 """What is known of a network by its name: its USDC, and how to judge and pay its blocks. Pure.
 
 Sources: Circle's list of USDC contracts; Base's documentation of finality, fees and the gas maximum of a transaction.
+A conformance test compares the assets with those that the official x402 client knows.
 """
 
 from __future__ import annotations
@@ -16,11 +17,8 @@ _BASE = {
     "asset.name": "USD Coin",
     "asset.version": "2",
     "asset.decimals": 6,
-    # One block upon it, 2 s more: one sequencer orders the blocks, and a reorg there has taken one block, once.
     "network.confirmations": 2,
-    # 30 minutes of 2 s blocks: a batch is final on Ethereum after about 20.
     "network.final_depth": 900,
-    # The least base fee is 0.002 gwei; a whole transaction of 16,777,216 gas costs 0.017 ETH at most.
     "network.max_fee_gwei": Decimal("1.0"),
 }
 _BASE_SEPOLIA = {
@@ -28,12 +26,26 @@ _BASE_SEPOLIA = {
     "asset.name": "USDC",
     "asset.version": "2",
     "asset.decimals": 6,
-    # Test money: the head block is soon enough, and so is two minutes.
     "network.confirmations": 1,
     "network.final_depth": 64,
     "network.max_fee_gwei": Decimal("50.0"),
 }
 PRESETS: Mapping[str, Mapping[str, object]] = {"base": _BASE, "base-sepolia": _BASE_SEPOLIA}
+# Why a preset is what it is: for the file that `payfirst init` writes, and for docs/networks.md.
+REASONS: Mapping[str, Mapping[str, str]] = {
+    "base": {
+        "network.confirmations": "On Base: one block upon it, 2 s more. One sequencer orders the blocks, and a reorg"
+        " there has taken one block, once.",
+        "network.final_depth": "On Base: 30 minutes of 2 s blocks; a batch is final on Ethereum after about 20.",
+        "network.max_fee_gwei": "On Base: the least base fee is 0.002 gwei; a whole transaction of 16,777,216 gas costs"
+        " 0.017 ETH at this cap.",
+    },
+    "base-sepolia": {
+        "network.confirmations": "On Base Sepolia: test money, so the head block is soon enough.",
+        "network.final_depth": "On Base Sepolia: two minutes of 2 s blocks, for test money.",
+        "network.max_fee_gwei": "On Base Sepolia: test money, so a high cap costs nothing.",
+    },
+}
 
 ASSET_SETTINGS = ("asset.address", "asset.name", "asset.version", "asset.decimals")
 _DEFAULT_NETWORK = "base-sepolia"

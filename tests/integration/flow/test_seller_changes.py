@@ -22,7 +22,7 @@ async def test_what_was_accepted_before_a_pause_or_a_price_is_minted(rig: Rig) -
         return await rig.client.post(path, json={"quantity": 1})
 
     async def is_dearer() -> bool:
-        return (await offered()).json()["accepts"][0]["maxAmountRequired"] == str(NEW_PRICE)
+        return bool((await offered()).json()["accepts"][0]["maxAmountRequired"] == str(NEW_PRICE))
 
     async def is_paused() -> bool:
         return (await offered()).status_code == 503
