@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import shlex
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from payfirst import lifecycle
 from payfirst.cli.main import app
-from payfirst.config import SETTINGS, VARIABLES
+from payfirst.config import PRESETS, SETTINGS, VARIABLES
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -20,6 +22,14 @@ DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 def text_of(name: str) -> str:
     """A document of the project's root."""
     return (ROOT / name).read_text(encoding="utf-8")
+
+
+def options_of(path_to_command: list[str]) -> set[str]:
+    """The options that a command takes."""
+    command = typer.main.get_command(app)
+    for word in path_to_command:
+        command = command.commands[word]  # type: ignore[attr-defined]  # a group, or the test above has failed
+    return {option for parameter in command.params for option in parameter.opts}
 
 
 def test_the_diagrams_are_drawn_from_the_tables() -> None:
@@ -31,8 +41,8 @@ def test_the_diagrams_are_drawn_from_the_tables() -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_every_command_in_a_document_exists(path: Path) -> None:
-    """`payfirst …` and `make …` as they are printed."""
-    document = path.read_text(encoding="utf-8")
+    """`payfirst …` and `make …` as they are printed, with the options that they are printed with."""
+    document = re.sub(r"\\\n\s*", " ", path.read_text(encoding="utf-8"))
     spoken = set(re.findall(r"`(payfirst [a-z][^`]*)`", document))
     for block in re.findall(r"```sh\n(.*?)```", document, re.DOTALL):
         spoken |= set(re.findall(r"^\s*(payfirst .*)$", block, re.MULTILINE))
@@ -43,9 +53,21 @@ def test_every_command_in_a_document_exists(path: Path) -> None:
             path_to_command = path_to_command[:1]
         result = CliRunner().invoke(app, [*path_to_command, "--help"])
         assert result.exit_code == 0, line
+        known = options_of(path_to_command)
+        assert {word for word in words if word.startswith("--")} <= known, line
     targets = set(re.findall(r"^([a-z-]+):", text_of("Makefile"), re.MULTILINE))
     for target in re.findall(r"(?:^|`)make ([a-z-]+)", document, re.MULTILINE):
         assert target in targets, target
+
+
+def test_the_table_of_networks_holds_the_presets() -> None:
+    """Each setting of each preset with its value, and no other; the reasons stand in the file that init writes."""
+    rows = re.findall(r"^\| `([a-z_.]+)`[^|]*\| ([^|]+) \| ([^|]+) \|$", text_of("docs/networks.md"), re.MULTILINE)
+    assert {setting for setting, _, _ in rows} == set(PRESETS["base"]) == set(PRESETS["base-sepolia"])
+    for setting, *shown in rows:
+        for network, value in zip(("base", "base-sepolia"), shown, strict=True):
+            known = PRESETS[network][setting]
+            assert value == (f"{float(known):g}" if isinstance(known, Decimal) else str(known)), setting
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

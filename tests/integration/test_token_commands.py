@@ -201,13 +201,19 @@ async def test_pause_and_price_are_changed_and_written_down(
     (row,) = json.loads(done(await payfirst("tokens", "list", "--json")))
     assert row["active"] is False
     assert "is on sale again" in done(await payfirst("tokens", "resume", shouted))
-    assert "was not paused" in done(await payfirst("tokens", "resume", shouted))
+    assert "was neither paused nor held" in done(await payfirst("tokens", "resume", shouted))
+    await pool.execute("UPDATE tokens SET held_reason = 'AccessControlUnauthorizedAccount'")
+    (row,) = json.loads(done(await payfirst("tokens", "list", "--json")))
+    assert (row["active"], row["heldReason"]) == (True, "AccessControlUnauthorizedAccount")
+    assert "is on sale again" in done(await payfirst("tokens", "resume", shouted))
+    assert await pool.fetchval("SELECT held_reason FROM tokens") is None
     assert "costs 0.02 instead of 0.01 a mint" in done(await payfirst("tokens", "price", shouted, "0.02"))
     assert "costs 0.02 USDC already" in done(await payfirst("tokens", "price", shouted, "0.02"))
     refused(await payfirst("tokens", "price", shouted, "0"), "above zero")
     assert [action for action, _, _ in await audited(pool)] == [
         "token_added",
         "token_paused",
+        "token_resumed",
         "token_resumed",
         "token_price_changed",
     ]

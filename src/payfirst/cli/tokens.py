@@ -149,9 +149,11 @@ def pause(address: TokenArgument, config: ConfigOption = None) -> None:
 
 @app.command()
 def resume(address: TokenArgument, config: ConfigOption = None) -> None:
-    """Sell a paused token again."""
+    """Sell a paused token again, or one that is held because it refused to mint."""
     changed = _change(config, address, action="token_resumed", act=tokens.resume)
-    console.print(f"{checksum_address(address_given(address))} {'is on sale again' if changed else 'was not paused'}")
+    console.print(
+        f"{checksum_address(address_given(address))} {'is on sale again' if changed else 'was neither paused nor held'}"
+    )
 
 
 @app.command("price")
@@ -369,8 +371,8 @@ def _document(loaded: Config, token: Token) -> dict[str, object]:
 
 
 def _state(token: Token) -> str:
+    if token.held_reason is not None:
+        return f"held: {token.held_reason}" if token.active else f"paused, and held: {token.held_reason}"
     if not token.active:
         return "paused"
-    if token.held_reason is not None:
-        return f"held: {token.held_reason}"
     return "on offer" if token.synced_height is not None else "not read from the chain yet (payfirst tokens sync)"

@@ -57,7 +57,6 @@ class Minter:
         self._outbox = outbox
         self._head = head
         self._on_changed = on_changed
-        self._held: dict[Address, str] | None = None
         self._last_batch_full = False
         self.rounds = Rounds("mint", self.step, outbox=outbox)
 
@@ -97,7 +96,7 @@ class Minter:
     async def _mint_units(self, claim: Claim, token: Address, units: Sequence[ClaimedMint]) -> None:
         refused = await self._preflight(token, units)
         if refused is None:
-            await self._clear_hold(token)
+            await self._end_hold(token)
             await self._send(claim, token, units)
         else:
             await self._handle_refusal(claim, token, units, refused)
@@ -134,7 +133,7 @@ class Minter:
         if unused:
             refused = await self._preflight(token, unused)
             if refused is None:
-                await self._clear_hold(token)
+                await self._end_hold(token)
                 await self._send(claim, token, unused)
             else:
                 await self._find_refused(claim, token, unused, refused)
@@ -244,35 +243,24 @@ class Minter:
             queue_id=unit.id,
         )
 
-    async def _holds(self) -> dict[Address, str]:
-        """The tokens on hold and why; read once, because a hold outlives the worker that set it."""
-        if self._held is None:
-            async with session(self._pool, "read the tokens") as connection:
-                offered = await tokens.read(connection, self._terms.network)
-            self._held = {t.address: t.held_reason for t in offered if t.held_reason is not None}
-        return self._held
-
     async def _hold(self, token: Address, reason: str) -> None:
-        held = await self._holds()
-        if held.get(token) == reason:
-            return
-        held[token] = reason
         async with session(self._pool, "hold a token") as connection:
-            await tokens.hold(connection, self._terms.network, token, reason=reason)
-        log.error(
-            "token_held",
-            message=f"Token {checksum_address(token)} refuses to mint: {reason}. No payment for it is accepted until"
-            " it mints again. Check its pause and the mint signer's MINTER_ROLE",
-            token=hex_text(token),
-            reason=reason,
-        )
+            is_new = await tokens.hold(connection, self._terms.network, token, reason=reason)
+        if is_new:
+            log.error(
+                "token_held",
+                message=f"Token {checksum_address(token)} refuses to mint: {reason}. No payment for it is accepted"
+                " until it mints again. Check its pause and the mint signer's MINTER_ROLE",
+                token=hex_text(token),
+                reason=reason,
+            )
 
-    async def _clear_hold(self, token: Address) -> None:
-        if (await self._holds()).pop(token, None) is None:
-            return
+    async def _end_hold(self, token: Address) -> None:
+        # Asked of the table each time: another worker, or this one before a restart, may have set it.
         async with session(self._pool, "release a token") as connection:
-            await tokens.hold(connection, self._terms.network, token, reason=None)
-        log.info("token_released", message=f"Token {checksum_address(token)} mints again", token=hex_text(token))
+            was_held = await tokens.end_hold(connection, self._terms.network, token)
+        if was_held:
+            log.info("token_released", message=f"Token {checksum_address(token)} mints again", token=hex_text(token))
 
     async def _send(self, claim: Claim, token: Address, units: Sequence[ClaimedMint]) -> None:
         data = _batch_mint(units)

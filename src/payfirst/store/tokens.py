@@ -22,8 +22,11 @@ CHANGE_PRICE = "UPDATE tokens SET price = $4 WHERE network = $1 AND address = $2
 # pause_token: sell no more of it. What was accepted is settled and minted all the same.
 PAUSE_TOKEN = "UPDATE tokens SET status = 'paused' WHERE network = $1 AND address = $2 AND status = 'active'"
 
-# resume_token: sell it again.
-RESUME_TOKEN = "UPDATE tokens SET status = 'active' WHERE network = $1 AND address = $2 AND status = 'paused'"
+# resume_token: sell it again, and believe that it mints again; a worker that finds out otherwise holds it again.
+RESUME_TOKEN = """
+UPDATE tokens SET status = 'active', held_reason = NULL
+WHERE network = $1 AND address = $2 AND (status = 'paused' OR held_reason IS NOT NULL)
+"""
 
 # read_tokens: everything that is or was offered.
 READ_TOKENS = """
@@ -68,8 +71,13 @@ UPDATE payment_queue SET supply_reserved = true
 WHERE id = ANY($1::uuid[]) AND status = 'pending' AND NOT supply_reserved AND lease_owner = $2 AND lease_epoch = $3
 """
 
-# hold_token: stop minting a token, and say why, until an operator or a sync clears it.
-HOLD_TOKEN = "UPDATE tokens SET held_reason = $3 WHERE network = $1 AND address = $2"
+# hold_token: accept no more payments for a token that refuses to mint, and say why.
+HOLD_TOKEN = """
+UPDATE tokens SET held_reason = $3 WHERE network = $1 AND address = $2 AND held_reason IS DISTINCT FROM $3
+"""
+
+# end_hold: it mints again.
+END_HOLD = "UPDATE tokens SET held_reason = NULL WHERE network = $1 AND address = $2 AND held_reason IS NOT NULL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +139,7 @@ async def pause(connection: Connection, network: str, address: Address) -> bool:
 
 
 async def resume(connection: Connection, network: str, address: Address) -> bool:
-    """Sell it again; False when it was not paused."""
+    """Sell it again; False when it was neither paused nor held."""
     return (await connection.execute(RESUME_TOKEN, network, hex_text(address))) == "UPDATE 1"
 
 
@@ -198,9 +206,14 @@ async def mark_reserved(connection: Connection, ids: Sequence[uuid.UUID], *, own
     return int(changed.split()[-1])
 
 
-async def hold(connection: Connection, network: str, address: Address, *, reason: str | None) -> None:
-    """Stop minting a token (or, with None, go on)."""
-    await connection.execute(HOLD_TOKEN, network, hex_text(address), reason)
+async def hold(connection: Connection, network: str, address: Address, *, reason: str) -> bool:
+    """Accept no more payments for a token; False when it is held for this reason already."""
+    return (await connection.execute(HOLD_TOKEN, network, hex_text(address), reason)) == "UPDATE 1"
+
+
+async def end_hold(connection: Connection, network: str, address: Address) -> bool:
+    """Accept payments for it again; False when it was not held."""
+    return (await connection.execute(END_HOLD, network, hex_text(address))) == "UPDATE 1"
 
 
 def _stored(facts: TokenFacts) -> tuple[object, ...]:
