@@ -34,6 +34,7 @@ PRESETS: Mapping[str, Mapping[str, object]] = {"base": _BASE, "base-sepolia": _B
 # Why a preset is what it is: for the file that `payfirst init` writes, and for docs/networks.md.
 REASONS: Mapping[str, Mapping[str, str]] = {
     "base": {
+        "asset.address": "On Base: USDC, as Circle lists it.",
         "network.confirmations": "On Base: one block upon it, 2 s more. One sequencer orders the blocks, and a reorg"
         " there has taken one block, once.",
         "network.final_depth": "On Base: 30 minutes of 2 s blocks; a batch is final on Ethereum after about 20.",
@@ -41,6 +42,7 @@ REASONS: Mapping[str, Mapping[str, str]] = {
         " 0.017 ETH at this cap.",
     },
     "base-sepolia": {
+        "asset.address": "On Base Sepolia: USDC for tests, as Circle lists it.",
         "network.confirmations": "On Base Sepolia: test money, so the head block is soon enough.",
         "network.final_depth": "On Base Sepolia: two minutes of 2 s blocks, for test money.",
         "network.max_fee_gwei": "On Base Sepolia: test money, so a high cap costs nothing.",

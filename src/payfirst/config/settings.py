@@ -274,7 +274,9 @@ class Chain(Section):
 class AssetSettings(Section):
     """`[asset]`: what is paid with. `name` and `version` are its EIP-712 domain, and differ between chains."""
 
-    address: AddressText = _text("0x036CbD53842c5426634e7929541eC2318f3dCF7e", "The asset: USDC on Base Sepolia.")
+    address: AddressText = _text(
+        "0x036CbD53842c5426634e7929541eC2318f3dCF7e", "The asset's contract. The known networks have their USDC here."
+    )
     name: str = _text("USDC", 'Of its EIP-712 domain: "USDC" on Base Sepolia, "USD Coin" on Base.', min_length=1)
     version: str = _text("2", "Of its EIP-712 domain.", min_length=1)
     decimals: int = _whole(6, 0, 36, "Digits after the point of one whole unit.")
