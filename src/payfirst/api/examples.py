@@ -22,6 +22,7 @@ TOKEN = Address(bytes.fromhex("5fbdb2315678afecb367f032d93f642f64180aa3"))
 PAYER = checksum_address(Address(bytes.fromhex("70997970c51812dc3a010c7d01b50e0d17dc79c8")))
 PRICE = AtomicAmount(10_000)
 PAYMENT_ID = "0198f0c2-7c4e-7b1a-9c55-2f6d1a3b4c5d"
+NONCE = hex_text(bytes(range(97, 129)))
 TAG = "Vd2s0kz8Q1mJpX3yB7aC"
 QUEUE_ID = "0198f0c2-9d03-7e6f-8a21-7b8c9d0e1f2a"
 PAYMENT_TX = hex_text(bytes(range(1, 33)))
@@ -138,7 +139,7 @@ def header(requirements: PaymentRequirements, version: int) -> str:
             value=str(requirements.amount),
             valid_after="0",
             valid_before="1767324545",
-            nonce=hex_text(bytes(range(97, 129))),
+            nonce=NONCE,
         ),
     )
     payload: msgspec.Struct = (

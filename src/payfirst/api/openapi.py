@@ -29,6 +29,7 @@ Document = dict[str, Any]
 
 _REF = "#/components/schemas/"
 _ADDRESS_PATTERN = "^0[xX][0-9a-fA-F]{40}$"
+_BYTES32_PATTERN = "^0[xX][0-9a-fA-F]{64}$"
 _ID_PATTERN = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
 _ANSWERED = (
     documents.AcceptedDocument,
@@ -53,6 +54,7 @@ milliseconds; workers settle it on chain, and once it is confirmed its units are
 
 - **Pay**: POST to the mint route without a payment, sign the offer of the 402, send the same request again with it.
 - **Follow**: GET `statusUrl` until `completed`. The same header sent again is never paid twice: the answer is the same.
+- **Lost every answer?** GET `/api/payment?payer=…&nonce=…` finds the payment by what was signed.
 - Amounts are decimal strings in atomic units; addresses are read in any letter case and answered with a checksum.
 - Refusals are RFC 9457 problem documents with a stable `code`; an invalid payment is a 402 with the code in `error`.
 - Any path answers OPTIONS with 204 and `Allow`, each GET also HEAD, and other methods with 405 (`method_not_allowed`).
@@ -249,28 +251,23 @@ def _offers(requirements: PaymentRequirements) -> Document:
 
 def _reading() -> Document:
     return {
+        "/api/payment": {
+            "get": _payment(
+                "findPayment",
+                "What became of an authorization",
+                "Finds a payment by what its buyer has in hand when every answer was lost: the payer and the nonce that"
+                " were signed. 404: it was not accepted here (yet); the same header may be sent again.",
+                _signed("payer", "authorization.from: an address", _ADDRESS_PATTERN, examples.PAYER),
+                _signed("nonce", "authorization.nonce: 32 bytes", _BYTES32_PATTERN, examples.NONCE),
+            )
+        },
         "/api/payment/{id}": {
-            "get": {
-                "operationId": "showPayment",
-                "tags": ["buy"],
-                "summary": "What became of a payment",
-                "description": "`completed` means paid; each unit's own status stands in `mints`.",
-                "parameters": [
-                    _id_in_path("The paymentQueueId of a 202.", examples.PAYMENT_ID),
-                    _prefer("the payment is not as If-None-Match knows it, or else at its last state"),
-                    _IF_NONE_MATCH,
-                ],
-                "responses": {
-                    "200": _answer(
-                        "The payment.",
-                        "PaymentDocument",
-                        {s.value: examples.payment(s) for s in PaymentStatus},
-                        headers=("ETag", "Preference-Applied"),
-                    ),
-                    "304": _unchanged("ETag", "Preference-Applied"),
-                    **_refusals("invalid_request", "not_found", *_READS_FAIL),
-                },
-            }
+            "get": _payment(
+                "showPayment",
+                "What became of a payment",
+                "`completed` means paid; each unit's own status stands in `mints`.",
+                _id_in_path("The paymentQueueId of a 202.", examples.PAYMENT_ID),
+            )
         },
         "/api/payment/{id}/events": {"get": _events()},
         "/api/queue/{id}": {
@@ -293,6 +290,31 @@ def _reading() -> Document:
         },
         "/api/payment/stats": _stats("showPaymentStats", "How the payments fare", PaymentStatus),
         "/api/queue/stats": _stats("showQueueStats", "How the mints fare", MintStatus),
+    }
+
+
+def _payment(name: str, summary: str, description: str, *asked: Document) -> Document:
+    """A payment as it is now, or once it has changed; `asked` are the parameters that say which."""
+    return {
+        "operationId": name,
+        "tags": ["buy"],
+        "summary": summary,
+        "description": description,
+        "parameters": [
+            *asked,
+            _prefer("the payment is not as If-None-Match knows it, or else at its last state"),
+            _IF_NONE_MATCH,
+        ],
+        "responses": {
+            "200": _answer(
+                "The payment.",
+                "PaymentDocument",
+                {s.value: examples.payment(s) for s in PaymentStatus},
+                headers=("ETag", "Preference-Applied"),
+            ),
+            "304": _unchanged("ETag", "Preference-Applied"),
+            **_refusals("invalid_request", "not_found", *_READS_FAIL),
+        },
     }
 
 
@@ -499,6 +521,18 @@ def _id_in_path(description: str, example: str) -> Document:
         "required": True,
         "description": description,
         "schema": {"type": "string", "pattern": _ID_PATTERN},
+        "example": example,
+    }
+
+
+def _signed(name: str, description: str, pattern: str, example: str) -> Document:
+    """A query parameter: a part of what the buyer signed."""
+    return {
+        "name": name,
+        "in": "query",
+        "required": True,
+        "description": f"{description}, in any letter case.",
+        "schema": {"type": "string", "pattern": pattern},
         "example": example,
     }
 

@@ -17,7 +17,7 @@ from payfirst.api.conditions import wait_s as preferred_wait_s
 from payfirst.api.documents import Seen, queue_document, seen, stats_document
 from payfirst.api.events import Events
 from payfirst.api.problems import NotFound
-from payfirst.api.respond import NO_PAYMENT, document, id_in_path, tagged
+from payfirst.api.respond import NO_PAYMENT, authorization_in_query, document, id_in_path, tagged
 from payfirst.api.runtime import Runtime
 from payfirst.api.waiting import NoRoomToWait
 from payfirst.errors import StoreUnavailable
@@ -25,6 +25,10 @@ from payfirst.store import payments, queue_stats
 from payfirst.store.queue_stats import Queue
 
 STATS_AGE_S_MAX = 1.0
+NO_SUCH_AUTHORIZATION = (
+    "No payment with this payer and nonce was accepted here. If you sent it and know of no answer, send the same header"
+    " again; do not sign a new one."
+)
 
 _ENCODER = msgspec.json.Encoder()
 
@@ -64,7 +68,23 @@ def routes(runtime: Runtime) -> list[Route]:
     mint_stats = Stats(runtime, "mint_queue")
 
     async def show_payment(request: Request) -> Response:
-        payment_id = id_in_path(request, "a payment's")
+        return await show(request, id_in_path(request, "a payment's"))
+
+    async def find_payment(request: Request) -> Response:
+        payer, nonce = authorization_in_query(request)
+        async with runtime.reading("find a payment") as connection:
+            payment_id = await payments.payment_of_authorization(
+                connection,
+                network=runtime.network,
+                asset=runtime.config.asset.address_bytes,
+                payer=payer,
+                nonce=nonce,
+            )
+        if payment_id is None:
+            raise NotFound(NO_SUCH_AUTHORIZATION)
+        return await show(request, payment_id)
+
+    async def show(request: Request, payment_id: uuid.UUID) -> Response:
         wait_s = preferred_wait_s(
             ", ".join(request.headers.getlist("prefer")), at_most=runtime.config.server.wait_s_max
         )
@@ -96,6 +116,7 @@ def routes(runtime: Runtime) -> list[Route]:
         return document(await mint_stats.read())
 
     return [
+        Route("/api/payment", find_payment),
         Route("/api/payment/stats", show_payment_stats),
         Route("/api/queue/stats", show_mint_stats),
         Route("/api/payment/{id}", show_payment),

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from payfirst.api.conditions import is_known
 from payfirst.api.documents import tag_of
 from payfirst.api.problems import Answer, MalformedRequest
+from payfirst.units import Address, AuthorizationNonce, parse_address, parse_bytes32
 
 NO_PAYMENT = "There is no payment with this id: use the paymentQueueId of a 202."
 
@@ -46,3 +47,26 @@ def id_in_path(request: Request, whose: str) -> uuid.UUID:
     if not _UUID.fullmatch(text):
         raise MalformedRequest(f"The path ends in {whose} id, a UUID of 8-4-4-4-12 hex digits.")
     return uuid.UUID(text)
+
+
+def authorization_in_query(request: Request) -> tuple[Address, AuthorizationNonce]:
+    """The `payer` and the `nonce` that the query names, each once, in any letter case. Raises MalformedRequest."""
+    given: dict[str, str] = {}
+    for name in ("payer", "nonce"):
+        values = request.query_params.getlist(name)
+        if len(values) != 1:
+            times = "missing" if not values else "given more than once"
+            raise MalformedRequest(
+                f"{name} is {times}: ask with ?payer= and &nonce=, as authorization.from and authorization.nonce have"
+                " them."
+            )
+        given[name] = values[0]
+    try:
+        payer = parse_address(given["payer"])
+    except ValueError:
+        raise MalformedRequest("payer is an address, 0x and 40 hex digits: use authorization.from.") from None
+    try:
+        nonce = parse_bytes32(given["nonce"])
+    except ValueError:
+        raise MalformedRequest("nonce is 32 bytes, 0x and 64 hex digits: use authorization.nonce.") from None
+    return payer, AuthorizationNonce(nonce)

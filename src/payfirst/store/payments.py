@@ -88,6 +88,12 @@ SELECT id, fingerprint FROM (
 ) now WHERE fingerprint IS DISTINCT FROM before
 """
 
+# payment_of_authorization: which payment an authorization paid for; one probe of the key that is kept for ever.
+PAYMENT_OF_AUTHORIZATION = """
+SELECT payment_id FROM authorizations
+WHERE payer = $1 AND authorization_nonce = $2 AND asset = $3 AND network = $4
+"""
+
 # payment_of_mint: which payment a queue id belongs to.
 PAYMENT_OF_MINT = """
 SELECT payment_id FROM mint_queue WHERE id = $1
@@ -232,6 +238,14 @@ async def moved_on(connection: Connection, before: Mapping[uuid.UUID, int | None
     """The payments whose fingerprint is not as it was before, with the present one; the others cost no row."""
     rows = await connection.fetch(MOVED_ON, list(before), list(before.values()))
     return [(row["id"], row["fingerprint"]) for row in rows]
+
+
+async def payment_of_authorization(
+    connection: Connection, *, network: str, asset: Address, payer: Address, nonce: AuthorizationNonce
+) -> uuid.UUID | None:
+    """The payment that holds this authorization, live or archived; None where it is free."""
+    found: uuid.UUID | None = await connection.fetchval(PAYMENT_OF_AUTHORIZATION, payer, nonce, asset, network)
+    return found
 
 
 async def payment_of_mint(connection: Connection, queue_id: uuid.UUID) -> uuid.UUID | None:

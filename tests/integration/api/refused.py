@@ -405,6 +405,7 @@ def _paths() -> list[Case]:
     ids = ["1", "stats%00", "g" * 36, "0" * 36, "{00000000-0000-0000-0000-000000000000}", "a" * 5_000]
     nobody = "00000000-0000-7000-8000-000000000000"
     reads = ["/api/tokens", f"/api/tokens/{token}", "/api/payment/stats", f"/api/payment/{nobody}", "/health", "/ready"]
+    reads.append("/api/payment")
     return [
         *(
             Case(f"mint {end!r}", posting('{"quantity":1}', f"/api/mint/{end}"), 404, "unknown_token", lists)
@@ -429,6 +430,17 @@ def _paths() -> list[Case]:
         Case(
             "no payment", asking("GET", f"/api/payment/{nobody}"), 404, "not_found", "use the paymentQueueId of a 202"
         ),
+        *(
+            Case(f"authorization {query}", asking("GET", f"/api/payment?{query}"), 400, "invalid_request", advice)
+            for query, advice in _authorizations()
+        ),
+        Case(
+            "no such authorization",
+            asking("GET", f"/api/payment?payer={token}&nonce=0x{'11' * 32}"),
+            404,
+            "not_found",
+            "send the same header again",
+        ),
         Case("no unit", asking("GET", f"/api/queue/{nobody}"), 404, "not_found", "use one of the payment's queueIds"),
         *(
             Case(f"{method} {path}", asking(method, path), 405, "method_not_allowed", "Use GET, HEAD here")
@@ -439,6 +451,27 @@ def _paths() -> list[Case]:
             Case(f"{method} mint", asking(method, MINT_PATH), 405, "method_not_allowed", "Use POST here")
             for method in ("GET", "PUT", "DELETE", "PATCH", "TRACE", "BREW")
         ),
+    ]
+
+
+def _authorizations() -> list[tuple[str, str]]:
+    """Queries that name no authorization, and what the refusal says."""
+    payer, nonce = f"payer={checksum_address(TOKEN)}", f"nonce=0x{'11' * 32}"
+    return [
+        ("", "ask with ?payer= and &nonce="),
+        (payer, "nonce is missing: ask with"),
+        (nonce, "payer is missing: ask with"),
+        (f"{payer}&{nonce}&{payer}", "payer is given more than once: ask with"),
+        (f"{payer}&{nonce}&nonce=", "nonce is given more than once: ask with"),
+        (f"payer=&{nonce}", "use authorization.from"),
+        (f"payer=0x12&{nonce}", "use authorization.from"),
+        (f"payer=vitalik.eth&{nonce}", "use authorization.from"),
+        (f"payer=%00%ff&{nonce}", "use authorization.from"),
+        (f"{payer}&nonce=", "use authorization.nonce"),
+        (f"{payer}&nonce=1", "use authorization.nonce"),
+        (f"{payer}&nonce=0x{'11' * 31}", "use authorization.nonce"),
+        (f"{payer}&nonce={'11' * 32}", "use authorization.nonce"),
+        (f"{payer}&nonce=0x{'zz' * 32}", "use authorization.nonce"),
     ]
 
 

@@ -33,7 +33,7 @@ from schemathesis.specs.openapi.checks import (
 from starlette.types import Message
 
 from payfirst.store.database import Pool
-from payfirst.units import checksum_address
+from payfirst.units import checksum_address, hex_text
 
 from . import shop_sql
 from .contract import DOCUMENT
@@ -115,7 +115,8 @@ async def fuzz_document(shop: Shop, method: str, path: str, examples: int) -> No
     known = await in_stock(shop, path)
     strategies = [operation.as_strategy()]
     if known:
-        strategies.append(operation.as_strategy(path_parameters=known))
+        of_stock = {"query": known} if path == "/api/payment" else {"path_parameters": known}
+        strategies.append(operation.as_strategy(**of_stock))
         strategies.append(operation.as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE))
     sent = Sent()
 
@@ -138,7 +139,11 @@ async def fuzz_document(shop: Shop, method: str, path: str, examples: int) -> No
 
 
 async def in_stock(shop: Shop, path: str) -> dict[str, str]:
-    """The path's parameters, as they lead to something; empty for a path without any."""
+    """The parameters of a path, as they lead to something; empty for a path without any."""
+    if path == "/api/payment":
+        authorization = BUYER.authorize()
+        assert (await shop.mint(BUYER.header(nonce=authorization.nonce))).status_code == 202
+        return {"payer": checksum_address(BUYER.address), "nonce": hex_text(authorization.nonce)}
     if "{id}" not in path:
         name = re.search(r"\{(\w+)\}", path)
         return {name[1]: checksum_address(TOKEN)} if name else {}
