@@ -12,7 +12,7 @@ from payfirst.api import problems
 from payfirst.api.respond import document, response
 from payfirst.api.runtime import Runtime
 from payfirst.errors import PayerError
-from payfirst.pipeline.admission import Admission, Limits, NotNow
+from payfirst.pipeline.admission import Admission, Limits, NotNow, workers_missing
 
 SNAPSHOT_AGE_S_MAX = 1.0
 RETRY_AFTER_S = 5
@@ -63,13 +63,7 @@ def reasons_not_ready(admission: Admission, limits: Limits) -> list[str]:
     age_s, snapshot = admission.age_s, admission.snapshot
     if age_s > SNAPSHOT_AGE_S_MAX:
         reasons.append(f"The database has not answered for {age_s:.1f} s.")
-    workers = snapshot.workers
-    if workers is None or workers.worker_age_s is None:
-        reasons.append("No worker has reported yet.")
-    elif workers.worker_age_s + age_s > limits.heartbeat_age_s_max:
-        reasons.append(f"No worker has reported for {workers.worker_age_s + age_s:.0f} s.")
-    if workers is not None and workers.head_age_s + age_s > limits.heartbeat_age_s_max:
-        reasons.append(f"The chain has not been seen for {workers.head_age_s + age_s:.0f} s.")
+    reasons += [f"{missing}." for missing in workers_missing(snapshot.workers, age_s=age_s, limits=limits)]
     if not any(token.active and token.max_mint_count is not None for token in snapshot.tokens.values()):
         reasons.append("No active token has been read from the chain.")
     return reasons or _reasons_of_tokens(admission)

@@ -36,7 +36,7 @@ from payfirst.api.runtime import Runtime, Service
 from payfirst.api.waiting import NoRoomToWait
 from payfirst.errors import OperatorError, PayerError, StoreUnavailable
 from payfirst.lifecycle import PaymentStatus
-from payfirst.pipeline.accept import Accepted, OutcomeUnknown
+from payfirst.pipeline.accept import Accepted, AuthorizationReused, OutcomeUnknown
 from payfirst.pipeline.admission import NotNow
 from payfirst.store import payments
 from payfirst.store.payments import NewPayment
@@ -173,14 +173,26 @@ class MintRoute:
             requirements = self._requirements(token, wanted.quantity)
             now = UnixTime(int(time.time()))
             verify(payload, requirements, now=now, seconds_left_min=self._seconds_left_min)
-            service.admission.admit(token, wanted.quantity)
-            service.admission.demand_time_to_settle(valid_before=payment.valid_before, now=now)
+            # A request that repeats one that is being stored is admitted with it: it takes no other place.
+            is_repeat = (payment.payer, payment.nonce) in self._storing
+            if not is_repeat:
+                service.admission.begin(payment, token, now=now)
         except (PayerError, NotNow) as refusal:
             return await self._refuse_unless_accepted(service, payload, payment, requirements, refusal, version)
-        accepted = await self._store(service, payment)
+        may_be_new = True  # whatever ends this: it is counted unless it is known to have been there
+        try:
+            accepted = await self._store(service, payment)
+            may_be_new = accepted.created
+        except AuthorizationReused:
+            may_be_new = False
+            raise
+        finally:
+            if not is_repeat:
+                service.admission.end(payment)
+            if may_be_new:
+                service.admission.stored(payment)
         if not accepted.created:
             return await self._accepted_before(accepted, wanted.quantity, version)
-        service.admission.took(wanted.token, wanted.quantity)
         self._runtime.measured.accepted += 1
         self._runtime.flow.payment_queued(
             payment_id=accepted.id,
@@ -256,7 +268,11 @@ class MintRoute:
 
         It may have expired, sold out or grown dearer since. Only its payer's own signature is worth the look-up.
         """
-        if not isinstance(refusal, BadSignature) and self._is_signed_by_payer(payload):
+        # What is refused for now was verified before.
+        is_signed = isinstance(refusal, NotNow) or (
+            not isinstance(refusal, BadSignature) and self._is_signed_by_payer(payload)
+        )
+        if is_signed:
             if (payment.payer, payment.nonce) in self._storing:
                 raise OutcomeUnknown("an earlier request with this authorization is being stored")
             async with self._runtime.read_slot():

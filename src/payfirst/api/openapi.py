@@ -494,7 +494,7 @@ def _refusals(*codes: str) -> Document:
                 }
             },
         }
-        if status == 503:
+        if status in (429, 503):
             answers[str(status)]["headers"] = _headers("Retry-After")
     return answers
 

@@ -14,7 +14,7 @@ from starlette.types import Send
 
 from payfirst.errors import PayerError, RetriedError, StoreUnavailable
 from payfirst.pipeline.accept import AuthorizationReused
-from payfirst.pipeline.admission import NotNow, SoldOut, UnknownToken
+from payfirst.pipeline.admission import NotNow, PayerRefused, SoldOut, UnknownToken
 
 RETRY_AFTER_STORE_S = 1
 
@@ -95,7 +95,9 @@ TITLES: dict[str, str] = {
     "not_now": "Not now",
     "not_ready": "No payment could be accepted now",
     "outcome_unknown": "The outcome is unknown",
+    "payer_short_of_funds": "The payer has signed more than it has",
     "sold_out": "Sold out",
+    "too_many_payments": "Too many unsettled payments of one payer",
     "unknown_token": "Unknown token",
 }
 
@@ -149,6 +151,9 @@ def refusal(error: PayerError | RetriedError) -> Answer:
             return problem(404, error.code, str(error))
         case SoldOut() | AuthorizationReused():
             return problem(409, error.code, str(error))
+        case PayerRefused():
+            detail = f"{error} Send the same request again in {error.retry_after_s} s."
+            return problem(429, error.code, detail, headers=[retry_after(error.retry_after_s)])
         case NotNow():
             detail = f"{error} Send the same request again in {error.retry_after_s} s."
             return problem(503, "not_now", detail, headers=[retry_after(error.retry_after_s)])

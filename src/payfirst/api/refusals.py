@@ -118,6 +118,18 @@ REFUSALS: tuple[Refusal, ...] = (
     ),
     Refusal("body_too_large", 413, "The body is longer than any request needs.", "Send quantity and recipient only."),
     Refusal(
+        "too_many_payments",
+        429,
+        "The payer has as many unsettled payments as are taken of one payer at once.",
+        "Send the same request again after Retry-After seconds.",
+    ),
+    Refusal(
+        "payer_short_of_funds",
+        429,
+        "The payer was seen short of money lately, and has signed more than it had then.",
+        "Fund the payer, and send the same request again after Retry-After seconds.",
+    ),
+    Refusal(
         "header_too_large",
         431,
         "The payment header is longer than any payment needs.",

@@ -88,7 +88,13 @@ class Runtime:
         self.network = config.network.network.caip2
         self.limits = Limits(
             heartbeat_age_s_max=config.payments.heartbeat_max_age_s,
+            confirm_lag_s_max=config.payments.confirm_lag_max_s,
+            token_sync_age_s_max=config.payments.token_sync_max_age_s,
+            confirmations=config.network.confirmations,
             queue_depth_max=config.payments.queue_depth_max,
+            token_unsettled_max=config.payments.token_outstanding_max,
+            payer_unsettled_max=config.payments.payer_outstanding_max,
+            payer_short_s=config.payments.payer_short_s,
             drain_rate_floor_per_s=config.payments.drain_rate_floor_per_s,
             seconds_left_min=config.payments.seconds_left_min,
         )
@@ -196,7 +202,13 @@ class Runtime:
         """Connect and read once. Raises DatabaseNotThere, StoreUnavailable or PostgreSQL's own refusals."""
         pool = await connect(self.config.database.url, name="api", size=POOL_SIZE)
         try:
-            admission = Admission(pool, network=self.network, limits=self.limits, monotonic=time.monotonic)
+            admission = Admission(
+                pool,
+                network=self.network,
+                asset=self.config.asset.address_bytes,
+                limits=self.limits,
+                monotonic=time.monotonic,
+            )
             await admission.refresh()
         except BaseException:
             await _close(pool)

@@ -27,7 +27,7 @@ def routes(runtime: Runtime) -> list[Route]:
     asset, quantity_max = config.asset.address_bytes, config.payments.quantity_max
 
     def shown(token: Token) -> TokenDocument:
-        waiting_units = runtime.service.admission.snapshot.waiting_units.get(token.address, 0)
+        waiting_units = runtime.service.admission.snapshot.queue.waiting_units.get(token.address, 0)
         return token_document(
             token, asset=asset, network=runtime.network, waiting_units=waiting_units, quantity_max=quantity_max
         )

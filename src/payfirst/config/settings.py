@@ -297,7 +297,16 @@ class Payments(Section):
     max_timeout_seconds: int = _whole(900, 1, 604_800, "How long an authorization is asked to be valid.")
     seconds_left_min: int = _whole(60, 0, 604_800, "An authorization with less left is refused.")
     queue_depth_max: int = _whole(100_000, 1, 100_000_000, "Unsettled payments; above it the API answers 503.")
+    token_outstanding_max: int = _whole(50_000, 1, 100_000_000, "Unsettled payments for one token; above it 503.")
+    payer_outstanding_max: int = _whole(200, 1, 100_000_000, "Unsettled payments of one payer; above it 429.")
+    payer_short_s: int = _whole(
+        30, 1, 3_600, "A payer seen short of money is refused more than it had for so long: 429."
+    )
     heartbeat_max_age_s: int = _whole(30, 1, 3_600, "Older news from the workers makes the API answer 503.")
+    confirm_lag_max_s: int = _whole(60, 1, 86_400, "Confirming further behind the chain makes the API answer 503.")
+    token_sync_max_age_s: int = _whole(
+        60, 20, 86_400, "A token not read from the chain for so long is not sold (503); workers read it every 10 s."
+    )
     drain_rate_floor_per_s: int = _whole(20, 1, 1_000_000, "Payments settled a second, at the least to be expected.")
 
     @field_validator("seconds_left_min")

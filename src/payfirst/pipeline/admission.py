@@ -1,4 +1,9 @@
-"""Whether a payment may be taken now: only what can be settled and delivered is accepted. Decided purely."""
+"""Whether a payment may be taken now: only what can be settled and delivered is accepted. Decided purely.
+
+The limits of one payer and one token are kept by counting in this process on top of a snapshot of the table. Several
+API processes share the table, not their counts: a limit may be exceeded by what the others took since the last
+snapshot.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +11,25 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from payfirst.errors import PayerError, RetriedError, StoreUnavailable
+from payfirst.pipeline.tally import Sum, Tally
 from payfirst.store import admission
-from payfirst.store.admission import Snapshot
+from payfirst.store.admission import EMPTY_QUEUE, Snapshot, Workers
 from payfirst.store.database import Pool, session
+from payfirst.store.payments import NewPayment
+from payfirst.store.short_payers import ShortPayer
 from payfirst.store.tokens import Token
-from payfirst.units import Address, UnixTime
+from payfirst.units import Address, AtomicAmount, UnixTime
 
 REFRESH_S = 0.25
+# The queue is counted less often the longer that takes, so that counting costs the database a tenth of a core at most.
+COUNT_SHARE_MAX = 0.1
 RETRY_AFTER_S = 5
+# Payers with fewer than this part of their limit are too many to be told of.
+CROWDED_PART = 4
 
 
 class UnknownToken(PayerError):
@@ -40,15 +53,33 @@ class NotNow(RetriedError):
 
 
 class NothingToSettleWith(NotNow):
-    """No worker is alive, or none sees the chain."""
+    """No worker is alive, or none sees the chain, or none confirms what it sees."""
 
 
 class TokenNotReady(NotNow):
-    """The token is paused, held, or was never read from the chain."""
+    """The token is paused, held, or was not read from the chain (for a while)."""
 
 
 class QueueFull(NotNow):
-    """The queue is at its limit, or would outlast the authorization."""
+    """The queue or a token's part of it is at its limit, or the queue would outlast the authorization."""
+
+
+class PayerRefused(NotNow):
+    """This payer has to wait; others need not."""
+
+    code: ClassVar[str]
+
+
+class PayerAtLimit(PayerRefused):
+    """As many payments of this payer as are allowed are unsettled."""
+
+    code: ClassVar[str] = "too_many_payments"
+
+
+class PayerShort(PayerRefused):
+    """The payer has signed more than it was last seen to have."""
+
+    code: ClassVar[str] = "payer_short_of_funds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +87,20 @@ class Limits:
     """What admission is bound by; ages and times in seconds."""
 
     heartbeat_age_s_max: float
+    confirm_lag_s_max: float
+    token_sync_age_s_max: float
+    confirmations: int
     queue_depth_max: int
+    token_unsettled_max: int
+    payer_unsettled_max: int
+    payer_short_s: float
     drain_rate_floor_per_s: float
     seconds_left_min: int
+
+    @property
+    def crowded_min(self) -> int:
+        """From how many unsettled payments on a payer's exact number must be known."""
+        return max(1, self.payer_unsettled_max // CROWDED_PART)
 
 
 def token_on_offer(snapshot: Snapshot, token: Address) -> Token:
@@ -69,6 +111,50 @@ def token_on_offer(snapshot: Snapshot, token: Address) -> Token:
     return found
 
 
+def confirm_lag_s(workers: Workers, *, confirmations: int) -> float:
+    """By how much chain time confirming is behind what is deep enough; the newest such block is not late yet."""
+    late = workers.head_height - (confirmations - 1) - workers.cursor_height - 1
+    if late <= 0:
+        return 0.0
+    return (workers.head_time - workers.cursor_time) * late / (workers.head_height - workers.cursor_height)
+
+
+def workers_missing(workers: Workers | None, *, age_s: float, limits: Limits) -> list[str]:
+    """What keeps the workers from settling and delivering, in sentences without their ends; empty when nothing does.
+
+    `age_s` is how old the snapshot is.
+    """
+    if workers is None or workers.worker_age_s is None:
+        missing = ["No worker has reported yet"]
+    elif workers.worker_age_s + age_s > limits.heartbeat_age_s_max:
+        missing = [f"No worker has reported for {workers.worker_age_s + age_s:.0f} s"]
+    else:
+        missing = []
+    if workers is not None:
+        if workers.head_age_s + age_s > limits.heartbeat_age_s_max:
+            missing.append(f"The chain has not been seen for {workers.head_age_s + age_s:.0f} s")
+        lag_s = confirm_lag_s(workers, confirmations=limits.confirmations)
+        if lag_s > limits.confirm_lag_s_max:
+            missing.append(f"Confirming is {lag_s:.0f} s behind the chain")
+    return missing
+
+
+def demand_token_ready(token: Token, workers: Workers | None, *, age_s: float, limits: Limits) -> None:
+    """Return if what is known of a token's contract is good enough to sell it. Raises TokenNotReady."""
+    if not token.active:
+        raise TokenNotReady("The seller has paused this token. Nothing was taken.")
+    if token.max_mint_count is None or token.synced_height is None or token.synced_age_s is None:
+        raise TokenNotReady("This token has not been read from the chain yet. Nothing was taken.")
+    if token.held_reason is not None:
+        raise TokenNotReady("This token cannot be minted at the moment. Nothing was taken.")
+    # While no block follows the one at which it was read, nothing can have changed.
+    has_blocks_since = workers is not None and workers.cursor_height > token.synced_height
+    if has_blocks_since and token.synced_age_s + age_s > limits.token_sync_age_s_max:
+        raise TokenNotReady(
+            f"This token has not been read from the chain for {token.synced_age_s + age_s:.0f} s. Nothing was taken."
+        )
+
+
 def admit(
     snapshot: Snapshot,
     *,
@@ -76,49 +162,79 @@ def admit(
     limits: Limits,
     token: Token,
     quantity: int,
-    units_taken_since: int,
-    payments_taken_since: int,
+    payments_taken: int,
+    token_taken: Sum,
 ) -> None:
     """Return if an offer for `quantity` units can be kept; `age_s` is how old the snapshot is.
 
+    `payments_taken`, and `token_taken` in payments and units of this token, came after the queue was counted.
     Raises NothingToSettleWith, TokenNotReady, QueueFull or SoldOut.
     """
-    workers = snapshot.workers
-    if workers is None or workers.worker_age_s is None:
-        raise NothingToSettleWith("No worker has reported yet, so nothing could be settled. Nothing was taken.")
-    if workers.worker_age_s + age_s > limits.heartbeat_age_s_max:
-        raise NothingToSettleWith(
-            f"No worker has reported for {workers.worker_age_s + age_s:.0f} s, so nothing could be settled."
-            " Nothing was taken."
-        )
-    if workers.head_age_s + age_s > limits.heartbeat_age_s_max:
-        raise NothingToSettleWith(
-            f"The chain has not been seen for {workers.head_age_s + age_s:.0f} s, so nothing could be settled."
-            " Nothing was taken."
-        )
-    if not token.active:
-        raise TokenNotReady("The seller has paused this token. Nothing was taken.")
-    if token.max_mint_count is None:
-        raise TokenNotReady("This token has not been read from the chain yet. Nothing was taken.")
-    if token.held_reason is not None:
-        raise TokenNotReady("This token cannot be minted at the moment. Nothing was taken.")
-    waiting = snapshot.waiting_payments + payments_taken_since
-    if waiting >= limits.queue_depth_max:
+    missing = workers_missing(snapshot.workers, age_s=age_s, limits=limits)
+    if missing:
+        raise NothingToSettleWith(f"{missing[0]}, so nothing could be settled. Nothing was taken.")
+    demand_token_ready(token, snapshot.workers, age_s=age_s, limits=limits)
+    queue = snapshot.queue
+    if queue.unsettled_payments + payments_taken >= limits.queue_depth_max:
         raise QueueFull("The queue is full. Nothing was taken.")
-    promised = token.minted + token.reserved + snapshot.waiting_units.get(token.address, 0) + units_taken_since
-    if promised + quantity > token.max_mint_count:
-        left = max(0, token.max_mint_count - promised)
+    if queue.unsettled_by_token.get(token.address, 0) + token_taken[0] >= limits.token_unsettled_max:
+        raise QueueFull(
+            f"{limits.token_unsettled_max} payments for this token are unsettled, as many as are allowed at once."
+            " Nothing was taken."
+        )
+    # maxMintCount was read: demand_token_ready says so.
+    max_mint_count = token.max_mint_count or 0
+    promised = token.minted + token.reserved + queue.waiting_units.get(token.address, 0) + token_taken[1]
+    if promised + quantity > max_mint_count:
+        left = max(0, max_mint_count - promised)
         raise SoldOut(f"{left} left of this token, {quantity} asked for: ask for fewer. Nothing was taken.")
 
 
+def admit_payer(
+    snapshot: Snapshot, *, limits: Limits, payer: Address, amount: AtomicAmount, payer_taken: Sum, news_age_s: float
+) -> None:
+    """Return if one more payment of this payer over `amount` may wait beside its others.
+
+    `payer_taken` in payments and value came after the queue was counted, which was `news_age_s` ago.
+    Raises PayerAtLimit or PayerShort.
+    """
+    payments, value = payer_taken
+    if snapshot.queue.crowded.get(payer, 0) + payments >= limits.payer_unsettled_max:
+        raise PayerAtLimit(
+            f"{limits.payer_unsettled_max} payments of this payer are unsettled, as many as are allowed at once."
+            " Nothing was taken."
+        )
+    short = snapshot.queue.short.get(payer)
+    if short is not None and short.value + value + amount > short.balance:
+        _demand_a_probe(
+            short,
+            limits=limits,
+            promised=short.value + value + amount,
+            is_first=short.payments + payments == 0,
+            news_age_s=news_age_s,
+        )
+
+
+def _demand_a_probe(short: ShortPayer, *, limits: Limits, promised: int, is_first: bool, news_age_s: float) -> None:
+    """Once the news is old, one payment at a time finds out whether the payer has been funded. Raises PayerShort."""
+    fresh_s = limits.payer_short_s - (short.age_s + news_age_s)
+    if fresh_s <= 0 and is_first:
+        return
+    raise PayerShort(
+        f"This payer had {short.balance} atomic units of the asset at block {short.height}, and with this one its"
+        f" unsettled payments come to {promised}: fund it first. Nothing was taken.",
+        retry_after_s=max(1, math.ceil(fresh_s)) if fresh_s > 0 else RETRY_AFTER_S,
+    )
+
+
 def demand_time_to_settle(
-    snapshot: Snapshot, *, limits: Limits, valid_before: UnixTime, now: UnixTime, payments_taken_since: int
+    snapshot: Snapshot, *, limits: Limits, valid_before: UnixTime, now: UnixTime, payments_taken: int
 ) -> None:
     """Return if the queue drains before the authorization ends. Raises QueueFull."""
     rate = limits.drain_rate_floor_per_s
     if snapshot.workers is not None:
         rate = max(rate, snapshot.workers.settled_per_s)
-    drained_in_s = (snapshot.waiting_payments + payments_taken_since) / rate
+    drained_in_s = (snapshot.queue.waiting_payments + payments_taken) / rate
     if now + drained_in_s > valid_before - limits.seconds_left_min:
         raise QueueFull(
             "The queue would outlast this authorization. Nothing was taken.",
@@ -127,17 +243,19 @@ def demand_time_to_settle(
 
 
 class Admission:
-    """The newest snapshot, kept fresh by one read every `REFRESH_S`, and what this process took since."""
+    """The newest snapshot, kept fresh by a read every `REFRESH_S`, and what this process took since."""
 
-    def __init__(self, pool: Pool, *, network: str, limits: Limits, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self, pool: Pool, *, network: str, asset: Address, limits: Limits, monotonic: Callable[[], float]
+    ) -> None:
         self._pool = pool
         self._network = network
+        self._asset = asset
         self._limits = limits
         self._monotonic = monotonic
-        self._snapshot = Snapshot(None, {}, 0, {})
-        self._read_at = monotonic()
-        self._units_since: dict[Address, int] = {}
-        self._payments_since = 0
+        self._snapshot = Snapshot(None, {}, EMPTY_QUEUE)
+        self._read_at = self._counted_at = self._count_due_at = monotonic()
+        self._tally = Tally()
 
     @property
     def snapshot(self) -> Snapshot:
@@ -146,7 +264,7 @@ class Admission:
 
     @property
     def age_s(self) -> float:
-        """How old the snapshot is, in seconds."""
+        """How old the news of workers and tokens is, in seconds."""
         return self._monotonic() - self._read_at
 
     def token(self, address: Address) -> Token:
@@ -161,35 +279,65 @@ class Admission:
             limits=self._limits,
             token=token,
             quantity=quantity,
-            units_taken_since=self._units_since.get(token.address, 0),
-            payments_taken_since=self._payments_since,
+            payments_taken=self._tally.payments,
+            token_taken=self._tally.of_token(token.address),
         )
 
-    def demand_time_to_settle(self, *, valid_before: UnixTime, now: UnixTime) -> None:
-        """Raises QueueFull when the queue would outlast the authorization."""
+    def begin(self, payment: NewPayment, token: Token, *, now: UnixTime) -> None:
+        """Admit a payment, and count it as being stored until `end`.
+
+        Raises NothingToSettleWith, TokenNotReady, QueueFull, SoldOut, PayerAtLimit or PayerShort.
+        """
+        self.admit(token, payment.quantity)
         demand_time_to_settle(
             self._snapshot,
             limits=self._limits,
-            valid_before=valid_before,
+            valid_before=payment.valid_before,
             now=now,
-            payments_taken_since=self._payments_since,
+            payments_taken=self._tally.payments,
         )
+        admit_payer(
+            self._snapshot,
+            limits=self._limits,
+            payer=payment.payer,
+            amount=payment.amount,
+            payer_taken=self._tally.of_payer(payment.payer),
+            news_age_s=self._monotonic() - self._counted_at,
+        )
+        self._tally.begin(payment)
 
-    def took(self, token: Address, quantity: int) -> None:
-        """Count a payment that this process accepted after the snapshot was read."""
-        self._units_since[token] = self._units_since.get(token, 0) + quantity
-        self._payments_since += 1
+    def end(self, payment: NewPayment) -> None:
+        """What `begin` counted is no longer being stored."""
+        self._tally.end(payment)
+
+    def stored(self, payment: NewPayment) -> None:
+        """Count a payment that this process put into the table, or may have put there, until the table is counted."""
+        self._tally.stored(payment)
 
     async def refresh(self) -> None:
-        """Read once. Raises StoreUnavailable."""
+        """Read workers and tokens, and count the queue when that is due. Raises StoreUnavailable."""
         asked_at = self._monotonic()
-        units_before, payments_before = dict(self._units_since), self._payments_since
         async with session(self._pool, "read the state of queue and workers") as connection:
-            self._snapshot = await admission.read(connection, self._network)
-        self._read_at = asked_at
-        # What was taken while the read was under way may or may not be in it: count it twice, not never.
-        self._units_since = {token: units - units_before.get(token, 0) for token, units in self._units_since.items()}
-        self._payments_since -= payments_before
+            # The queue first: what a worker reserves in between is then counted twice, not never.
+            queue = self._snapshot.queue
+            if asked_at >= self._count_due_at:
+                with self._tally.counting():
+                    queue = await admission.count_queue(
+                        connection,
+                        self._network,
+                        asset=self._asset,
+                        count_max=self._limits.queue_depth_max,
+                        crowded_min=self._limits.crowded_min,
+                    )
+                    # With the tally, whose older part is left out as this block ends.
+                    self._snapshot = replace(self._snapshot, queue=queue)
+                self._counted_at, counted_at = asked_at, self._monotonic()
+                self._count_due_at = counted_at + (counted_at - asked_at) * (1 / COUNT_SHARE_MAX - 1)
+            read_at = self._monotonic()
+            workers = await admission.read_workers(connection, self._network)
+            tokens = await admission.read_tokens(connection, self._network)
+        self._snapshot = Snapshot(workers, tokens, queue)
+        self._read_at = read_at
 
     async def run(self) -> None:
         """Refresh until cancelled; while the database is away the snapshot ages, and admission stops by itself."""

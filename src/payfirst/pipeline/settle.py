@@ -11,7 +11,7 @@ from payfirst.chain import contracts
 from payfirst.chain.contracts import Preflight, PreflightItem, PreflightRequest
 from payfirst.chain.fees import gas_limit
 from payfirst.chain.rpc import RpcClient, RpcRefused
-from payfirst.errors import RetriedError
+from payfirst.errors import RetriedError, StoreUnavailable
 from payfirst.ops.log import FlowLog, get_logger
 from payfirst.pipeline.head import HeadWatch
 from payfirst.pipeline.outbox import Outbox
@@ -29,7 +29,7 @@ from payfirst.pipeline.settle_plan import (
     suspect_or_fail,
 )
 from payfirst.pipeline.terms import Terms
-from payfirst.store import settling, tokens, transactions
+from payfirst.store import settling, short_payers, tokens, transactions
 from payfirst.store.database import Connection, Pool, session, transaction
 from payfirst.store.settling import Claim, ClaimedPayment, Postponed
 from payfirst.store.wake import OnChanged
@@ -110,6 +110,7 @@ class Settler:
         plan = plan_settlement(claimed, preflight, on_its_way)
         if plan.asset_paused:
             log.error("asset_paused", message="The asset is paused: nothing can be settled until it is not")
+        await self._note_balances(plan, preflight)
         await self._look_up_used(plan, preflight)
         sendable = await self._reserve(claim, plan)
         await self._write_back(claim, plan)
@@ -156,6 +157,22 @@ class Settler:
             first = await self._try(group[:half], pay_to, at=at)
             second = await self._try(group[half:], pay_to, at=at)
             return replace(first, items=first.items + second.items)
+
+    async def _note_balances(self, plan: SettlementPlan, preflight: Preflight) -> None:
+        """Tell admission who cannot pay, and who can again. News only: nothing here waits for it."""
+        able = {s.payment.payer for s in plan.send} - plan.short.keys()
+        try:
+            async with session(self._pool, "note payers short of money") as connection:
+                await short_payers.note(
+                    connection,
+                    network=self._terms.network,
+                    asset=self._terms.asset,
+                    short=plan.short,
+                    able=able,
+                    height=preflight.block_number,
+                )
+        except StoreUnavailable as error:
+            log.warning("balances_not_noted", message=f"Admission is not told of payers' balances: {error}")
 
     async def _look_up_used(self, plan: SettlementPlan, preflight: Preflight) -> None:
         """Used or cancelled: only the log tells, and only one above the acceptance height is for us."""

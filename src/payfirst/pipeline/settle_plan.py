@@ -62,12 +62,16 @@ class Sendable:
 
 @dataclass(slots=True)
 class SettlementPlan:
-    """Where each claimed payment goes. `used` ones are looked up in the logs."""
+    """Where each claimed payment goes. `used` ones are looked up in the logs.
+
+    `short` is what payers had at the pinned block who have signed more than that.
+    """
 
     send: list[Sendable] = field(default_factory=list)
     postponed: list[Postponed] = field(default_factory=list)
     failed: list[Failed] = field(default_factory=list)
     used: list[ClaimedPayment] = field(default_factory=list)
+    short: dict[Address, AtomicAmount] = field(default_factory=dict)
     asset_paused: bool = False
 
 
@@ -87,7 +91,7 @@ def plan_settlement(
     `unresolved` is what each payer has on its way to the chain: the pinned balance does not know of it.
     """
     plan = SettlementPlan()
-    balance_at_start: dict[Address, int] = {}
+    balance_at_start: dict[Address, AtomicAmount] = {}
     for payment, item in zip(claimed, preflight.items, strict=True):
         start = balance_at_start.setdefault(payment.payer, item.balance)
         if item.used:
@@ -104,7 +108,11 @@ def plan_settlement(
 
 
 def _refuse(
-    plan: SettlementPlan, payment: ClaimedPayment, item: PreflightItem, balance_at_start: int, preflight: Preflight
+    plan: SettlementPlan,
+    payment: ClaimedPayment,
+    item: PreflightItem,
+    balance_at_start: AtomicAmount,
+    preflight: Preflight,
 ) -> None:
     reason = revert_reason(item.revert_data)
     if reason.name in _PAUSED or reason.text.startswith(_PAUSED):
@@ -117,6 +125,8 @@ def _refuse(
         delay = min(BACK_OFF_S_MAX, NEXT_BLOCK_S * 2 ** min(payment.attempts, 5))
         plan.postponed.append(Postponed(payment.id, delay, reason=f"pre-flight: {reason}"))
         return
+    if code == INSUFFICIENT:
+        plan.short[payment.payer] = balance_at_start
     if code == INSUFFICIENT and balance_at_start >= payment.amount:
         plan.postponed.append(
             Postponed(payment.id, NEXT_BLOCK_S, reason="waits for the payer's earlier payments to settle")

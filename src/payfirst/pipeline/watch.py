@@ -11,7 +11,7 @@ from payfirst.ops.log import get_logger
 from payfirst.pipeline.recredit import Recrediter, Use
 from payfirst.pipeline.settle_plan import NONCE_USED, SENTENCES
 from payfirst.pipeline.terms import Terms
-from payfirst.store import crediting, heads, owed, processes, transactions
+from payfirst.store import crediting, heads, owed, processes, short_payers, transactions
 from payfirst.store.crediting import ExpiryCandidate
 from payfirst.store.database import Pool, session, transaction
 from payfirst.store.owed import Debt
@@ -48,8 +48,9 @@ class Watcher:
                 await self.expire()
                 await self.give_up_lost()
                 await self.finalize()
-                async with session(self._pool, "forget silent processes") as connection:
+                async with session(self._pool, "forget what is old") as connection:
                     await processes.forget_silent(connection)
+                    await short_payers.forget_old(connection)
             except RetriedError as error:
                 log.warning("watch_postponed", message=f"Watching goes on later: {error}")
             await asyncio.sleep(WATCH_S)

@@ -1,75 +1,126 @@
-"""What an API process must know of the workers and the queue before it takes a payment. One read, no RPC."""
+"""What an API process must know of the workers and the queue before it takes a payment. No RPC."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from payfirst.store import tokens
+from payfirst.store import short_payers, tokens
 from payfirst.store.database import Connection
 from payfirst.store.rows import address_of
+from payfirst.store.short_payers import ShortPayer
 from payfirst.store.tokens import Token
 from payfirst.units import Address, BlockNumber, UnixTime
 
-# The queue is counted only up to here: beyond it the exact number changes no decision.
-COUNTED_MAX = 200_000
+# The payers with most unsettled payments that a process is told of.
+CROWDED_MAX = 10_000
 
-# read_workers: how old the chain head and the newest worker's heartbeat are, and how fast the queue drains.
+# read_workers: how old the chain head and the newest worker's heartbeat are, how far the chain was read for evidence,
+# and how fast the queue drains.
 READ_WORKERS = """
-SELECT h.head_height, h.head_time, h.settled_per_s,
+SELECT h.head_height, h.head_time, h.cursor_height, h.cursor_time, h.settled_per_s,
        extract(epoch FROM now() - h.head_seen_at)::float8 AS head_age_s,
        (SELECT extract(epoch FROM now() - max(heartbeat_at))::float8 FROM processes
         WHERE role = 'worker' AND network = $1) AS worker_age_s
 FROM chain_heads h WHERE h.network = $1
 """
 
-# count_waiting: pending payments and the units they would take, by token; a bounded count.
-COUNT_WAITING = """
-SELECT token_address, count(*) AS payments, coalesce(sum(quantity) FILTER (WHERE NOT supply_reserved), 0) AS units
+# count_unsettled: pending and sent payments by token, the pending among them, and the units that those would take;
+# live rows only, and no more than the queue may hold.
+COUNT_UNSETTLED = """
+SELECT token_address, count(*) AS unsettled, count(*) FILTER (WHERE is_pending) AS pending,
+       coalesce(sum(quantity) FILTER (WHERE is_pending AND NOT supply_reserved), 0) AS units
 FROM (
-    SELECT token_address, quantity, supply_reserved FROM payment_queue
-    WHERE network = $1 AND status = 'pending' LIMIT $2
-) waiting
+    (SELECT token_address, quantity, supply_reserved, true AS is_pending FROM payment_queue
+     WHERE network = $1 AND status = 'pending' LIMIT $2)
+    UNION ALL
+    (SELECT token_address, quantity, supply_reserved, false FROM payment_queue
+     WHERE network = $1 AND status = 'sent' LIMIT $2)
+) live
 GROUP BY token_address
+"""
+
+# find_crowded: payers with at least $3 unsettled payments.
+FIND_CROWDED = """
+SELECT payer, count(*) AS payments FROM (
+    SELECT payer FROM payment_queue WHERE network = $1 AND status IN ('pending', 'sent') LIMIT $2
+) live
+GROUP BY payer HAVING count(*) >= $3 ORDER BY payments DESC LIMIT $4
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """Ages in seconds; `worker_age_s` is None when no worker ever lived."""
+    """Ages in seconds; `worker_age_s` is None when no worker ever lived. The cursor is the last block confirmed."""
 
     head_height: BlockNumber
     head_time: UnixTime
     head_age_s: float
+    cursor_height: BlockNumber
+    cursor_time: UnixTime
     worker_age_s: float | None
     settled_per_s: float
 
 
 @dataclass(frozen=True, slots=True)
+class Queue:
+    """How many payments are unsettled (pending or sent), and whose.
+
+    `waiting_payments` are the pending ones, `waiting_units` what they ask for that is promised to nobody yet. `crowded`
+    names only payers with many payments.
+    """
+
+    waiting_payments: int
+    waiting_units: dict[Address, int]
+    unsettled_payments: int
+    unsettled_by_token: dict[Address, int]
+    crowded: dict[Address, int]
+    short: dict[Address, ShortPayer]
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What admission decides by; `waiting_units` are promised to nobody yet."""
+    """What admission decides by."""
 
     workers: Workers | None
     tokens: dict[Address, Token]
-    waiting_payments: int
-    waiting_units: dict[Address, int]
+    queue: Queue
 
 
-async def read(connection: Connection, network: str) -> Snapshot:
-    """The state of workers, tokens and queue."""
+EMPTY_QUEUE = Queue(0, {}, 0, {}, {}, {})
+
+
+async def read_workers(connection: Connection, network: str) -> Workers | None:
+    """The state of workers and chain, None before any worker ever saw the chain."""
     row = await connection.fetchrow(READ_WORKERS, network)
-    waiting = await connection.fetch(COUNT_WAITING, network, COUNTED_MAX)
-    offered = await tokens.read(connection, network)
-    return Snapshot(
-        workers=None
-        if row is None
-        else Workers(
-            head_height=BlockNumber(row["head_height"]),
-            head_time=UnixTime(row["head_time"]),
-            head_age_s=row["head_age_s"],
-            worker_age_s=row["worker_age_s"],
-            settled_per_s=row["settled_per_s"],
-        ),
-        tokens={token.address: token for token in offered},
-        waiting_payments=sum(r["payments"] for r in waiting),
-        waiting_units={address_of(r["token_address"]): int(r["units"]) for r in waiting},
+    if row is None:
+        return None
+    return Workers(
+        head_height=BlockNumber(row["head_height"]),
+        head_time=UnixTime(row["head_time"]),
+        head_age_s=row["head_age_s"],
+        cursor_height=BlockNumber(row["cursor_height"]),
+        cursor_time=UnixTime(row["cursor_time"]),
+        worker_age_s=row["worker_age_s"],
+        settled_per_s=row["settled_per_s"],
+    )
+
+
+async def read_tokens(connection: Connection, network: str) -> dict[Address, Token]:
+    """What is or was on offer."""
+    return {token.address: token for token in await tokens.read(connection, network)}
+
+
+async def count_queue(
+    connection: Connection, network: str, *, asset: Address, count_max: int, crowded_min: int
+) -> Queue:
+    """The queue, counted up to `count_max`; its cost grows with what is unsettled, not with history."""
+    live = await connection.fetch(COUNT_UNSETTLED, network, count_max)
+    crowded = await connection.fetch(FIND_CROWDED, network, count_max, crowded_min, CROWDED_MAX)
+    return Queue(
+        waiting_payments=sum(row["pending"] for row in live),
+        waiting_units={address_of(row["token_address"]): int(row["units"]) for row in live},
+        unsettled_payments=sum(row["unsettled"] for row in live),
+        unsettled_by_token={address_of(row["token_address"]): row["unsettled"] for row in live},
+        crowded={address_of(row["payer"]): row["payments"] for row in crowded},
+        short=await short_payers.read(connection, network=network, asset=asset),
     )

@@ -500,6 +500,30 @@ async def _sold_out(shop: Shop, buyer: Buyer) -> httpx.Response:
     return await _until_changed(shop, signed(pays_for=4, quantity=4), buyer)
 
 
+async def _payer_at_limit(shop: Shop, buyer: Buyer) -> httpx.Response:
+    await shop.pool.execute(_OF_PAYER, hex_text(buyer.address), hex_text(TOKEN), NETWORK.caip2)
+    return await _until_changed(shop, signed(), buyer)
+
+
+async def _payer_short(shop: Shop, buyer: Buyer) -> httpx.Response:
+    await shop.pool.execute(
+        "INSERT INTO short_payers (network, asset, payer, balance, height) VALUES ($1, $2, $3, 0, 100)",
+        NETWORK.caip2,
+        hex_text(USDC.address),
+        hex_text(buyer.address),
+    )
+    return await _until_changed(shop, signed(), buyer)
+
+
+# As many payments as one payer may have unsettled.
+_OF_PAYER = """
+INSERT INTO payment_queue (id, network, asset, pay_to, token_address, payer, recipient, amount, quantity,
+                           authorization_nonce, valid_after, valid_before, signature, accepted_height)
+SELECT gen_random_uuid(), $3, $2, $2, $2, $1, $1, 1, 1, '0x' || lpad(to_hex(n), 64, '0'), 0, 2000000000, '', 100
+FROM generate_series(1, 200) n
+"""
+
+
 async def _paused(shop: Shop, buyer: Buyer) -> httpx.Response:
     await shop.pool.execute("UPDATE tokens SET status = 'paused'")
     return await _until_changed(shop, signed(), buyer)
@@ -532,6 +556,8 @@ async def _until_changed(shop: Shop, send: Send, buyer: Buyer) -> httpx.Response
 ALONE: list[Case] = [
     Case("authorization reused", _reused, 409, "authorization_reused", "Sign a new one for this request"),
     Case("sold out", _sold_out, 409, "sold_out", "ask for fewer"),
+    Case("payer at its limit", _payer_at_limit, 429, "too_many_payments", "Send the same request again in 5 s"),
+    Case("payer short of money", _payer_short, 429, "payer_short_of_funds", "fund it first"),
     Case("paused", _paused, 503, "not_now", "Send the same request again in"),
     Case("not ready", _not_ready, 503, "not_ready", "Ask again later"),
     Case("broken", _broken, 500, "internal_error", "send the same header again"),

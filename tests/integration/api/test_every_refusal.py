@@ -30,7 +30,7 @@ def check(case: Case, answer: httpx.Response) -> None:
         assert is_problem(answer, case.status, case.code), document
     assert answer.status_code == case.status == BY_CODE[case.code].status
     assert case.advice in document["detail"]
-    assert ("retry-after" in answer.headers) == (case.status == 503)
+    assert ("retry-after" in answer.headers) == (case.status in (429, 503))
     assert conforms(answer)
 
 

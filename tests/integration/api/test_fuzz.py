@@ -53,6 +53,7 @@ STEADY: dict[str, Any] = {
     "suppress_health_check": list(HealthCheck),
 }
 BUYER = Buyer()
+FIND_PATH = "/api/payment"
 FEW, MANY = 20, 500
 WAIT_S = 30
 ANSWERS_WITHIN_S = 0.05
@@ -115,8 +116,10 @@ async def fuzz_document(shop: Shop, method: str, path: str, examples: int) -> No
     known = await in_stock(shop, path)
     strategies = [operation.as_strategy()]
     if known:
-        of_stock = {"query": known} if path == "/api/payment" else {"path_parameters": known}
-        strategies.append(operation.as_strategy(**of_stock))
+        in_query = path == FIND_PATH
+        strategies.append(
+            operation.as_strategy(query=known) if in_query else operation.as_strategy(path_parameters=known)
+        )
         strategies.append(operation.as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE))
     sent = Sent()
 
@@ -140,7 +143,7 @@ async def fuzz_document(shop: Shop, method: str, path: str, examples: int) -> No
 
 async def in_stock(shop: Shop, path: str) -> dict[str, str]:
     """The parameters of a path, as they lead to something; empty for a path without any."""
-    if path == "/api/payment":
+    if path == FIND_PATH:
         authorization = BUYER.authorize()
         assert (await shop.mint(BUYER.header(nonce=authorization.nonce))).status_code == 202
         return {"payer": checksum_address(BUYER.address), "nonce": hex_text(authorization.nonce)}
