@@ -125,6 +125,26 @@ def test_a_payer_whose_own_earlier_payment_takes_the_balance_waits() -> None:
     assert [(p.id, p.code) for p in plan.postponed] == [(second.id, None)]
 
 
+def test_who_signed_more_than_it_has_is_named_with_what_it_has() -> None:
+    """Admission is told the balance before the first of its payments was tried, whichever of them fell short."""
+    payer = claimed(1).payer
+    payments = [replace(claimed(n), payer=payer) for n in (1, 2)] + [claimed(3), claimed(4)]
+    items = [
+        saw(balance=AtomicAmount(10)),
+        reverted(BALANCE, balance=AtomicAmount(0)),
+        reverted(BALANCE, balance=AtomicAmount(3)),
+        saw(balance=AtomicAmount(10)),
+    ]
+    plan = plan_settlement(payments, seen(*items), {})
+    assert plan.short == {payer: 10, payments[2].payer: 3}
+
+
+def test_who_waits_or_is_refused_for_another_reason_is_not_short() -> None:
+    """Transactions that the pinned block may know already, and faults that money does not mend."""
+    assert judged(claimed(), saw(balance=AtomicAmount(50)), unresolved=41).short == {}
+    assert judged(claimed(), reverted("ECRecover: invalid signature", balance=AtomicAmount(50))).short == {}
+
+
 def test_what_is_on_its_way_is_held_against_the_balance() -> None:
     """The pinned block does not know of transactions in flight."""
     assert judged(claimed(), saw(balance=AtomicAmount(50)), unresolved=41).send == []
