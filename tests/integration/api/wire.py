@@ -1,10 +1,10 @@
-"""A wire to the database that a test can cut, and mend."""
+"""A wire to the database that a test can cut, and mend, and that loses what it is told to lose."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from urllib.parse import urlsplit
 
 
@@ -18,6 +18,9 @@ class Wire:
         self._server: asyncio.Server | None = None
         self._port = 0
         self._carrying: set[asyncio.Task[None]] = set()
+        self._loses_questions = False
+        self._loses_answers = False
+        self._fatal_bytes: bytes | None = None
 
     @property
     def url(self) -> str:
@@ -25,8 +28,18 @@ class Wire:
         user, path = self._rest
         return f"postgresql://{user}@127.0.0.1:{self._port}{path}?sslmode=disable"
 
+    def lose_answers(self, *, after: bytes) -> None:
+        """Once a question holds these bytes: the database hears it, and nobody hears the database any more."""
+        self._fatal_bytes = after
+
+    def lose_questions(self) -> None:
+        """From now on the database hears nothing."""
+        self._loses_questions = True
+
     async def mend(self) -> None:
-        """Take connections, at the same port as before."""
+        """Take connections, at the same port as before, and lose nothing any more."""
+        self._loses_questions = self._loses_answers = False
+        self._fatal_bytes = None
         self._server = await asyncio.start_server(self._carry, "127.0.0.1", self._port)
         self._port = self._server.sockets[0].getsockname()[1]
 
@@ -46,8 +59,8 @@ class Wire:
         far_reader, far_writer = await asyncio.open_connection(*self._target)
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(_copy(reader, far_writer))
-                group.create_task(_copy(far_reader, writer))
+                group.create_task(_copy(reader, far_writer, is_lost=self._loses_question))
+                group.create_task(_copy(far_reader, writer, is_lost=lambda _answer: self._loses_answers))
         except asyncio.CancelledError:
             pass  # cut: the server must not log it as a failure of its handler
         finally:
@@ -55,12 +68,20 @@ class Wire:
             for end in (writer, far_writer):
                 end.transport.abort()
 
+    def _loses_question(self, question: bytes) -> bool:
+        if self._fatal_bytes is not None and self._fatal_bytes in question:
+            self._loses_answers = True
+        return self._loses_questions
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+
+async def _copy(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_lost: Callable[[bytes], bool]
+) -> None:
     with contextlib.suppress(OSError):
         while data := await reader.read(65_536):
-            writer.write(data)
-            await writer.drain()
+            if not is_lost(data):
+                writer.write(data)
+                await writer.drain()
     writer.close()
 
 
