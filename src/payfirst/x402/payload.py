@@ -143,6 +143,7 @@ def _unreadable(document: bytes, version: int, error: Exception) -> MalformedPay
     reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
     return MalformedPayment(
         f"{HEADER_NAMES[version]} is not an exact-scheme payment with an EIP-3009 authorization: {reason}."
+        " Build it from the offer of the 402."
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -172,11 +173,13 @@ def drop(*names: str) -> Change:
 
 
 AUTHORIZATION = ("payload", "authorization")
+ODD_NUMBERS = ("", " 1", "+1", "1_0", "1e4", "00", "\u0661", "\u00b2")
 FIELDS = ("from", "to", "value", "validAfter", "validBefore", "nonce")
 
 
 def _structure() -> list[Case]:
-    encode, is_no = "encode the JSON payload again", "is not an exact-scheme payment"
+    unknown = "invalid_x402_version"
+    encode, is_no = "encode the JSON payload again", "Build it from the offer of the 402"
     broken: list[tuple[str, str | bytes]] = [
         ("empty", ""),
         ("no base64", "?"),
@@ -207,6 +210,22 @@ def _structure() -> list[Case]:
         ("a value with a zero in front", put(*AUTHORIZATION, "value", value="010000")),
         ("a value above uint256", put(*AUTHORIZATION, "value", value=str(2**256))),
         ("a time above int64", put(*AUTHORIZATION, "validBefore", value=str(2**63))),
+        *((f"digits such as {text!r}", put(*AUTHORIZATION, "value", value=text)) for text in ODD_NUMBERS),
+        ("other digits in a nonce", put(*AUTHORIZATION, "nonce", value="0x" + "\u0661" * 64)),
+        ("a long nonce", put(*AUTHORIZATION, "nonce", value="0x" + "11" * 33)),
+        ("no version", drop("x402Version")),
+        *((f"version {version!r}", put("x402Version", value=version)) for version in (None, True, 1.5, [], "2")),
+    ]
+    wrong_accepted: list[tuple[str, Change]] = [
+        *(
+            (f"no accepted {name}", drop("accepted", name))
+            for name in ("scheme", "network", "amount", "asset", "payTo")
+        ),
+        *((f"accepted {name} is null", put("accepted", name, value=None)) for name in ("scheme", "amount", "asset")),
+        ("accepted payTo is no address", put("accepted", "payTo", value="0x12")),
+        ("accepted amount is a fraction", put("accepted", "amount", value="1.5")),
+        ("accepted extra is a list", put("accepted", "extra", value=[])),
+        ("accepted domain name is a number", put("accepted", "extra", "name", value=1)),
     ]
     return [
         *(
@@ -219,17 +238,27 @@ def _structure() -> list[Case]:
             for name, change in wrong
             for version in (1, 2)
         ),
+        *(Case(name, changed(2, change), 400, "invalid_payload", is_no) for name, change in wrong_accepted),
+        *(
+            Case(f"version {number}", changed(v, put("x402Version", value=number)), 400, unknown, "speaks versions 1")
+            for number in (-1, 0, 3, 10**30)
+            for v in (1, 2)
+        ),
+        Case("both in one line, as a proxy joins them", _joined, 400, "invalid_payload", encode),
         Case("no accepted", changed(2, drop("accepted")), 400, "invalid_payload", "`accepted`"),
         Case("another version's payload", _crossed(1, 2), 400, "invalid_x402_version", "send it as X-PAYMENT"),
         Case("another version's, back", _crossed(2, 1), 400, "invalid_x402_version", "send it as PAYMENT-SIGNATURE"),
-        Case("version 3", changed(1, put("x402Version", value=3)), 400, "invalid_x402_version", "speaks versions 1"),
-        Case("version in words", changed(1, put("x402Version", value="1")), 400, "invalid_payload", "x402Version"),
         Case("too large", paying("A" * (HEADER_BYTES_MAX + 1)), 431, "header_too_large", "Send only the payload"),
         Case("too large", paying("A" * (HEADER_BYTES_MAX + 1), 2), 431, "header_too_large", "Send only the payload"),
         Case("both generations", _twice(1, 2), 400, "invalid_payload", "Send one payment header"),
         Case("one header twice", _twice(1, 1), 400, "invalid_payload", "Send one payment header"),
         Case("the other header twice", _twice(2, 2), 400, "invalid_payload", "Send one payment header"),
     ]
+
+
+async def _joined(shop: Shop, buyer: Buyer) -> httpx.Response:
+    (one,), (other,) = buyer.header().values(), buyer.header().values()
+    return await paying(f"{one}, {other}")(shop, buyer)
 
 
 def _crossed(made: int, sent: int) -> Send:
@@ -252,6 +281,9 @@ def _terms() -> list[Case]:
     mismatch, recipient = "invalid_payment_requirements", "invalid_exact_evm_payload_recipient_mismatch"
     again = "fetch the offer again"
     return [
+        Case("scheme in capitals", changed(1, put("scheme", value="EXACT")), 402, "unsupported_scheme", "takes the"),
+        Case("no network", changed(1, put("network", value="")), 402, "invalid_network", "Pay on base-sepolia"),
+        Case("network in capitals", changed(1, put("network", value="BASE-SEPOLIA")), 402, "invalid_network", "Pay on"),
         Case("scheme, v1", changed(1, put("scheme", value="upto")), 402, "unsupported_scheme", "takes the scheme"),
         Case("scheme, v2", changed(2, put("accepted", "scheme", value="upto")), 402, "unsupported_scheme", "takes"),
         Case("network, v1", changed(1, put("network", value="base")), 402, "invalid_network", "Pay on base-sepolia"),
@@ -292,6 +324,10 @@ def _to_itself(version: int) -> Send:
     return send
 
 
+def _with_v(v: int, signature: bytes) -> bytes:
+    return signature[:64] + bytes([v])
+
+
 def _signatures() -> list[Case]:
     again = "Sign the authorization again"
     forms: list[tuple[str, Callable[[bytes], bytes]]] = [
@@ -301,7 +337,10 @@ def _signatures() -> list[Case]:
         ("a smart wallet's", lambda s: s * 10),
         ("v is 0", lambda s: s[:64] + b"\x00"),
         ("v is 1", lambda s: s[:64] + b"\x01"),
-        ("v is 29", lambda s: s[:64] + b"\x1d"),
+        *((f"v is {v}", functools.partial(_with_v, v)) for v in (2, 26, 29, 37, 255)),
+        ("nothing but zeros", lambda s: bytes(65)),
+        ("nothing but ones", lambda s: b"\xff" * 65),
+        ("s is the order", lambda s: s[:32] + CURVE_ORDER.to_bytes(32) + s[64:]),
         ("high s", high_s),
         ("r is zero", lambda s: bytes(32) + s[32:]),
         ("s is zero", lambda s: s[:32] + bytes(32) + s[64:]),
