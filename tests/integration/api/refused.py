@@ -174,6 +174,7 @@ def drop(*names: str) -> Change:
 
 AUTHORIZATION = ("payload", "authorization")
 ODD_NUMBERS = ("", " 1", "+1", "1_0", "1e4", "00", "\u0661", "\u00b2")
+ODD_VERSIONS: tuple[object, ...] = (None, True, 1.5, [], "2")
 FIELDS = ("from", "to", "value", "validAfter", "validBefore", "nonce")
 
 
@@ -214,7 +215,7 @@ def _structure() -> list[Case]:
         ("other digits in a nonce", put(*AUTHORIZATION, "nonce", value="0x" + "\u0661" * 64)),
         ("a long nonce", put(*AUTHORIZATION, "nonce", value="0x" + "11" * 33)),
         ("no version", drop("x402Version")),
-        *((f"version {version!r}", put("x402Version", value=version)) for version in (None, True, 1.5, [], "2")),
+        *((f"version {version!r}", put("x402Version", value=version)) for version in ODD_VERSIONS),
     ]
     wrong_accepted: list[tuple[str, Change]] = [
         *(
