@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import sys
 from pathlib import Path
@@ -163,58 +162,13 @@ async def test_the_exit_code_says_how_it_ended(shop: Shop, account: Account, tmp
     assert await rows(shop, account) == 1
 
 
-async def test_keys_are_kept_as_signers_are(shop: Shop, account: Account, tmp_path: Path) -> None:
-    """A keystore with its passphrase buys; a file that others may read, and no key at all, are refused."""
+async def test_a_keystore_buys_with_its_passphrase(shop: Shop, account: Account, tmp_path: Path) -> None:
+    """As `payfirst signers` keeps them; another passphrase does not open it."""
     store = tmp_path / "buyer.json"
-    store.write_text(json.dumps(EthAccount.encrypt(account.key, PASSPHRASE, iterations=1_000)))
-    store.chmod(0o644)
-    words = (shop.mint_url, "--key-file", str(store))
-    open_to_all = await buy(*words, cwd=tmp_path, PAYFIRST_BUYER_PASSPHRASE=PASSPHRASE)
-    assert (open_to_all.code, "chmod 600" in open_to_all.err) == (2, True)
+    store.write_text(json.dumps(EthAccount.encrypt(account.key, PASSPHRASE, iterations=1_024)))
     store.chmod(0o600)
-    assert (await buy(*words, cwd=tmp_path, PAYFIRST_BUYER_PASSPHRASE="another")).code == 2
+    words = (shop.mint_url, "--key-file", str(store))
+    closed = await buy(*words, cwd=tmp_path, PAYFIRST_BUYER_PASSPHRASE="another")
+    assert (closed.code, "the passphrase is not its own" in closed.err) == (2, True), closed.err
     bought = await buy(*words, cwd=tmp_path, PAYFIRST_BUYER_PASSPHRASE=PASSPHRASE)
     assert bought.code == 0, bought.err
-    for given in ({}, {"PAYFIRST_BUYER_KEY": "0x1234"}, {"PAYFIRST_BUYER_KEY": "0x" + "00" * 32}):
-        refused = await buy(shop.mint_url, cwd=tmp_path, **given)
-        assert (refused.code, "Traceback" in refused.err) == (2, False)
-        assert "key" in refused.err
-
-
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        ((), "what is to be bought?"),
-        (("0x1234",), "not an address"),
-        (("ftp://127.0.0.1/api/mint/0x" + "11" * 20,), "no http or https URL"),
-        (("http://127.0.0.1/api/0x" + "11" * 20,), "the URL of a mint route"),
-        (("0x" + "11" * 20, "--server", "http://shop.example"), "is not https"),
-        (("0x" + "11" * 20, "--recipient", "0xAbCdEf" + "11" * 17), "wrong checksum"),
-        (("0x" + "11" * 20, "--network", "eip155:31337"), "name one with --asset"),
-        (("0x" + "11" * 20, "--asset", "base:0x11:6"), "NETWORK/ADDRESS/DECIMALS"),
-        (("0x" + "11" * 20, "--max-total", "a lot"), "the cap cannot be read"),
-        (("0x" + "11" * 20, "--resume"), "leave the token out"),
-    ],
-)
-async def test_what_cannot_be_meant_is_one_sentence(words: tuple[str, ...], sentence: str, tmp_path: Path) -> None:
-    """Exit code 2, before anything is asked or signed."""
-    said = await buy(*words, cwd=tmp_path, PAYFIRST_BUYER_KEY="0x" + "11" * 32)
-    assert said.code == 2
-    assert sentence in said.err
-    assert "Traceback" not in said.err
-
-
-async def test_a_broken_file_is_named_and_kept(tmp_path: Path) -> None:
-    """It may hold a payment: it is not thrown away."""
-    folder = tmp_path / "purchases" / "unfinished"
-    folder.mkdir(parents=True)
-    broken = folder / "ref.order-1.json"
-    broken.write_text("{")
-    said = await buy("--resume", cwd=tmp_path)
-    assert (said.code, str(broken) in said.err, "keep it" in said.err) == (2, True, True)
-    assert broken.exists()
-
-
-def test_the_environment_of_this_test_holds_no_key() -> None:
-    """Or the refusals above would say nothing."""
-    assert "PAYFIRST_BUYER_KEY" not in os.environ
