@@ -13,13 +13,14 @@ import pytest
 from client.conftest import account, shop
 from conformance.official import NPM
 from conformance.shop import Shop
-from docs.readme import ROOT
 from flow.rig import MINT_AMOUNT
 from flow.rig import Buyer as Account
 from test_commands import environment
 
 from payfirst.local import node
 from payfirst.units import hex_text
+
+from .readme import ROOT
 
 __all__ = ["account", "shop"]  # fixtures
 

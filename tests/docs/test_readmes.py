@@ -17,24 +17,26 @@ from pathlib import Path
 
 import httpx
 import pytest
-from docs.readme import CHINESE, ENGLISH, ROOT, Block, Readme
 from flow.rig import MINT_AMOUNT, NETWORK, PAY_TO
 from flow.rig import Buyer as Account
 from postgres import free_port
 from test_commands import environment
 
-from docs import readme
 from payfirst.chain import keystores
 from payfirst.chain.abi import encode_call
 from payfirst.chain.token_check import MINTER_ROLE
 from payfirst.local.chain import LocalChain, dev_address
-from payfirst.units import AtomicAmount, Wei, checksum_address, hex_text, parse_address
+from payfirst.units import Address, AtomicAmount, Wei, checksum_address, hex_text
 from payfirst.x402.eip712 import Asset
+
+from . import readme
+from .readme import CHINESE, ENGLISH, ROOT, Block, Readme
 
 PASSPHRASE = "correct horse battery staple"
 COMMAND_TIMEOUT_S = 60
 # Started and left running; everything after it meets what it serves.
 KEEPS_RUNNING = ("payfirst up",)
+YES = b"y\n" * 3  # to whatever a command asks
 
 
 def test_both_are_the_same_document() -> None:
@@ -95,13 +97,14 @@ async def test_the_commands_of_the_chinese_readme_work_too(open_folder: Path) ->
 class Reader:
     """Somebody who follows a README word by word, with addresses of their own."""
 
-    def __init__(self, folder: Path, chain: LocalChain, account: Account, token: str) -> None:
-        self.folder, self.chain = folder, chain
+    def __init__(self, folder: Path, chain: LocalChain, account: Account, token: Address) -> None:
+        self.folder, self.chain, self.token = folder, chain, token
         self.port = free_port()
         self.running: list[subprocess.Popen[bytes]] = []
         # What stands for the reader's own, in the order in which it is looked for.
         self.own = {
-            "0xYourToken": token,
+            "0xYourToken": checksum_address(token),
+            "0xYourAccount": checksum_address(dev_address("owner")),
             "0xYourKey": hex_text(account.key),
             '"https://…"': json.dumps(chain.url),
             '"0x…"': json.dumps(checksum_address(PAY_TO)),
@@ -134,27 +137,29 @@ class Reader:
             self.variables[name] = value
             return ""
         if line.startswith(KEEPS_RUNNING):
-            await self._before_start()
             self.running.append(await asyncio.to_thread(self._start, line))
             await self._ready()
             return ""
         process = await asyncio.create_subprocess_shell(
-            line, cwd=self.folder, env=self.variables, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+            line, cwd=self.folder, env=self.variables, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
         async with asyncio.timeout(COMMAND_TIMEOUT_S):
-            printed = (await process.communicate())[0].decode()
+            printed = (await process.communicate(YES))[0].decode()
         assert process.returncode == 0, f"{where}: {line} ended with {process.returncode}:\n{printed}"
+        if line.startswith("payfirst signers new"):
+            await self._care_for_signers()
+        if line.startswith("payfirst tokens deploy"):
+            self.own["0xYourToken"] = re.findall(r"0x[0-9a-fA-F]{40}", printed)[0]
         return printed
 
-    async def _before_start(self) -> None:
-        """What the README says in words: gas money for both signers, and the role for the one that mints."""
+    async def _care_for_signers(self) -> None:
+        """What a README says in words: gas money for each, and the role for the one that mints."""
         signers = keystores.find(self.folder / "payfirst-data" / "signers")
-        assert sorted(s.purpose for s in signers) == ["mint", "settle"]
         await self.chain.fund_gas([s.address for s in signers], Wei(10**20))
-        (minter,) = (s.address for s in signers if s.purpose == "mint")
-        grant = encode_call("grantRole(bytes32,address)", MINTER_ROLE, minter)
-        await self.chain.send(parse_address(self.own["0xYourToken"]), grant)
+        for minter in (s.address for s in signers if s.purpose == "mint"):
+            grant = encode_call("grantRole(bytes32,address)", MINTER_ROLE, minter)
+            await self.chain.send(self.token, grant)
 
     def _start(self, line: str) -> subprocess.Popen[bytes]:
         with (self.folder / "up.log").open("wb") as output:
@@ -188,7 +193,7 @@ async def reading(folder: Path) -> AsyncIterator[Reader]:
         token = await chain.deploy("MintToken", "Readme", "READ", MINT_AMOUNT, 100, owner, owner)
         account = Account(Asset(network=NETWORK, address=chain.usdc, name="USDC", version="2", decimals=6))
         await chain.fund_usdc([account.address], AtomicAmount(10**6))
-        reader = Reader(folder, chain, account, checksum_address(token))
+        reader = Reader(folder, chain, account, token)
         try:
             yield reader
         finally:
@@ -210,7 +215,7 @@ async def run_all(document: Readme, folder: Path) -> None:
 
 async def type_all(reader: Reader, block: Block, where: str) -> None:
     """The lines of one shell block."""
-    for line in block.text.splitlines():
+    for line in block.text.replace("\\\n", " ").splitlines():
         if line.startswith("make "):
             continue  # it exists: another test says so
         printed = await reader.type(reader.in_own_words(line, where), where)
