@@ -47,7 +47,7 @@ class View:
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
-            self._status = self._console.status("asking for the price")
+            self._status = self._console.status("going on" if self._many else "asking for the price")
             self._status.start()
         return self
 
@@ -74,7 +74,7 @@ class View:
             case Progress(purchase, payment):
                 self._note(purchase, _words(payment), _awaited(payment))
             case Waiting(reason, after_s, purchase):
-                self._note(purchase, f"{reason}; again in {after_s:.0f} s", "waiting to send the same again")
+                self._note(purchase, f"{reason}; again in {after_s:.1f} s", "waiting to send the same again")
             case Ended(purchase, outcome, error):
                 self._end(purchase, outcome.value, error)
             case Stopped(purchase, error):
