@@ -10,6 +10,7 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src" / "payfirst"
 PLANS = sorted((SOURCE / "pipeline").glob("*_plan.py"))
 CORE = [*sorted((SOURCE / "x402").glob("*.py")), SOURCE / "lifecycle.py", SOURCE / "errors.py", SOURCE / "units.py"]
+CLIENT = [SOURCE / "client" / f"{name}.py" for name in ("answers", "limits", "order", "errors", "steps")]
 IMPURE = {"asyncio", "os", "time", "random", "secrets", "logging", "socket", "subprocess", "structlog"}
 
 
@@ -24,7 +25,7 @@ def imported(tree: ast.AST) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("path", [*PLANS, *CORE], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*PLANS, *CORE, *CLIENT], ids=lambda path: path.stem)
 def test_nothing_impure_is_used(path: Path) -> None:
     """Read from the file itself."""
     tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -11,6 +11,7 @@ from rich.markup import escape
 
 import payfirst
 from payfirst.cli import db, signers, tokens
+from payfirst.cli.buy import buy
 from payfirst.cli.settings import ConfigOption
 from payfirst.errors import PayfirstError
 
@@ -82,6 +83,9 @@ def demo(
     from payfirst.cli.demo import demo as run
 
     run(once=once, as_json=as_json, port=port)
+
+
+app.command(name="buy")(buy)
 
 
 @app.command()

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import secrets
-import stat
 from collections.abc import Awaitable, Callable
 from enum import Enum
 from pathlib import Path
@@ -19,17 +18,16 @@ from rich.table import Table
 from payfirst import config as configuration
 from payfirst.chain import keystores
 from payfirst.chain.rpc import RpcClient
-from payfirst.cli import settings
+from payfirst.cli import keys, settings
 from payfirst.cli.settings import ConfigOption
 from payfirst.errors import OperatorError
 from payfirst.store import database, signers
 from payfirst.store.database import Connection
 from payfirst.store.signers import ListedSigner
-from payfirst.units import Address, Wei, checksum_address, parse_address, parse_bytes32
+from payfirst.units import Address, Wei, checksum_address, parse_address
 
 PASSPHRASE_VARIABLE = "PAYFIRST_SIGNERS__PASSPHRASE"  # noqa: S105 - a name, no secret
 PASSPHRASE_LENGTH_MIN = 8
-KEY_FILE_BYTES_MAX = 16_384
 
 T = TypeVar("T")
 
@@ -185,28 +183,12 @@ def _key_of(path: Path | None) -> bytes:
     """The key in a file, or typed in."""
     if path is not None:
         return key_in(path)
-    return _parse_key(str(typer.prompt("Private key (0x and 64 hex digits)", hide_input=True)))
+    return keys.key_in_text(str(typer.prompt("Private key (0x and 64 hex digits)", hide_input=True)))
 
 
 def key_in(path: Path) -> bytes:
     """The key in a file that only its owner may read: 0x and 64 hex digits, or a keystore. Raises OperatorError."""
-    try:
-        mode = path.stat().st_mode
-        text = path.read_text(encoding="utf-8")[:KEY_FILE_BYTES_MAX].strip()
-    except (OSError, ValueError) as error:
-        raise OperatorError(f"{path} cannot be read: {error}") from None
-    if mode & 0o077:
-        raise OperatorError(f"{path} may be read by others (mode {stat.S_IMODE(mode):04o}): run chmod 600 {path}")
-    if text.startswith("{"):
-        return keystores.decrypt(path, str(typer.prompt(f"Passphrase of {path}", hide_input=True)))
-    return _parse_key(text)
-
-
-def _parse_key(text: str) -> bytes:
-    try:
-        return parse_bytes32(text)
-    except ValueError:
-        raise OperatorError("that is no private key: 0x and 64 hex digits are") from None
+    return keys.key_in_file(path, passphrase=lambda: str(typer.prompt(f"Passphrase of {path}", hide_input=True)))
 
 
 def _row(signer: ListedSigner) -> dict[str, object]:

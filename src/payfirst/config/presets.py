@@ -1,6 +1,6 @@
 """What is known of a network by its name: its USDC, and how to judge and pay its blocks. Pure.
 
-Sources: Circle's list of USDC contracts; Base's documentation of finality, fees and the gas maximum of a transaction.
+Sources: `x402.assets` for the contracts; Base's documentation of finality, fees and the gas maximum of a transaction.
 A conformance test compares the assets with those that the official x402 client knows.
 """
 
@@ -9,23 +9,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, MutableMapping
 from decimal import Decimal
 
-from payfirst.units import ZERO_ADDRESS, parse_address
+from payfirst.units import ZERO_ADDRESS, checksum_address, parse_address
+from payfirst.x402.assets import USDC_ON_BASE, USDC_ON_BASE_SEPOLIA
+from payfirst.x402.eip712 import Asset
 from payfirst.x402.networks import network_from_text
 
+
+def _asset(usdc: Asset) -> dict[str, object]:
+    return {
+        "asset.address": checksum_address(usdc.address),
+        "asset.name": usdc.name,
+        "asset.version": usdc.version,
+        "asset.decimals": usdc.decimals,
+    }
+
+
 _BASE = {
-    "asset.address": "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913",
-    "asset.name": "USD Coin",
-    "asset.version": "2",
-    "asset.decimals": 6,
+    **_asset(USDC_ON_BASE),
     "network.confirmations": 2,
     "network.final_depth": 900,
     "network.max_fee_gwei": Decimal("1.0"),
 }
 _BASE_SEPOLIA = {
-    "asset.address": "0x036CbD53842c5426634e7929541eC2318f3dCF7e",
-    "asset.name": "USDC",
-    "asset.version": "2",
-    "asset.decimals": 6,
+    **_asset(USDC_ON_BASE_SEPOLIA),
     "network.confirmations": 1,
     "network.final_depth": 64,
     "network.max_fee_gwei": Decimal("50.0"),

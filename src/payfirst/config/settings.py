@@ -33,7 +33,7 @@ Role = Literal["api", "worker", "tool"]
 PREFIX = "PAYFIRST_"
 DEFAULT_FILE = Path("payfirst.toml")
 # Variables with the prefix that are no settings: where the file is, which anvil to run, and the tests' own.
-NOT_SETTINGS = re.compile(r"PAYFIRST_(CONFIG|ANVIL|TEST_.*)")
+NOT_SETTINGS = re.compile(r"PAYFIRST_(CONFIG|ANVIL|BUYER_.*|TEST_.*)")
 KEY_VARIABLES = ("PAYFIRST_SIGNERS__SETTLE_KEY", "PAYFIRST_SIGNERS__MINT_KEY")
 SECRET_VARIABLES = (*KEY_VARIABLES, "PAYFIRST_SIGNERS__PASSPHRASE")
 SIGNERS_FOLDER = "signers"
