@@ -400,7 +400,7 @@ async def test_what_waits_for_the_base_fee_says_so(rig: Rig, typed: Typed) -> No
         await rig.chain.mine()
 
         async def seen() -> bool:
-            return await rig.pool.fetchval("SELECT base_fee_wei FROM chain_heads") == 60 * GWEI
+            return bool(await rig.pool.fetchval("SELECT base_fee_wei FROM chain_heads") == 60 * GWEI)
 
         await rig.until(seen)
         payment_id = await rig.pay(buyer)
