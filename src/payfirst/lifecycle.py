@@ -54,6 +54,7 @@ class PaymentEvent(enum.StrEnum):
     SOLD_OUT = "sold out before sending"
     EXPIRED_AT_DEPTH = "expired at depth"
     WITHDRAWN_BY_OPERATOR = "operator's rollback"
+    CANCELLED_UNSENT = "operator fails it unsent"
 
 
 class MintEvent(enum.StrEnum):
@@ -63,6 +64,7 @@ class MintEvent(enum.StrEnum):
     MINT_CONFIRMED = "mint id at depth"
     NOT_IN_BLOCK = "transaction at depth without it"
     UNDELIVERABLE = "cannot be delivered"
+    TRIED_AGAIN = "operator tries again"
     REORGED_AWAY = "reorg took it"
 
 
@@ -93,6 +95,7 @@ PAYMENT: dict[tuple[PaymentStatus, PaymentEvent], PaymentStatus] = {
     (PaymentStatus.PENDING, PaymentEvent.FAULT_SEEN_TWICE): PaymentStatus.FAILED,
     (PaymentStatus.PENDING, PaymentEvent.SOLD_OUT): PaymentStatus.FAILED,
     (PaymentStatus.PENDING, PaymentEvent.EXPIRED_AT_DEPTH): PaymentStatus.FAILED,
+    (PaymentStatus.PENDING, PaymentEvent.CANCELLED_UNSENT): PaymentStatus.FAILED,
     # Anyone may submit an authorization, so the money can come before we sent it and after we gave up.
     (PaymentStatus.PENDING, PaymentEvent.TRANSFER_CONFIRMED): PaymentStatus.COMPLETED,
     (PaymentStatus.SENT, PaymentEvent.TRANSFER_CONFIRMED): PaymentStatus.COMPLETED,
@@ -107,6 +110,7 @@ MINT: dict[tuple[MintStatus, MintEvent], MintStatus] = {
     (MintStatus.PENDING, MintEvent.MINT_CONFIRMED): MintStatus.COMPLETED,
     (MintStatus.SENT, MintEvent.MINT_CONFIRMED): MintStatus.COMPLETED,
     (MintStatus.OWED, MintEvent.MINT_CONFIRMED): MintStatus.COMPLETED,
+    (MintStatus.OWED, MintEvent.TRIED_AGAIN): MintStatus.PENDING,
     (MintStatus.SENT, MintEvent.NOT_IN_BLOCK): MintStatus.PENDING,
     (MintStatus.COMPLETED, MintEvent.REORGED_AWAY): MintStatus.SENT,
 }

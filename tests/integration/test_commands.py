@@ -20,6 +20,7 @@ from flow.rig import MINT_AMOUNT, NETWORK, PAY_TO, Buyer
 from postgres import Cluster
 
 from payfirst.local.chain import LocalChain, dev_address, dev_key
+from payfirst.store import migrate
 from payfirst.units import AtomicAmount, Wei, checksum_address, hex_text
 from payfirst.x402.eip712 import Asset
 
@@ -57,7 +58,7 @@ def test_the_tables_go_up_and_down_by_command(any_empty_database_url: str, tmp_p
     url = any_empty_database_url
     assert run("db", "status", cwd=tmp_path, DATABASE_URL=url).returncode == 1
     upgraded = run("db", "upgrade", cwd=tmp_path, DATABASE_URL=url)
-    assert (upgraded.returncode, "empty → 000" in upgraded.stdout) == (0, True), upgraded.stderr
+    assert (upgraded.returncode, f"empty → {migrate.status(url).head}" in upgraded.stdout) == (0, True), upgraded.stderr
     assert run("db", "status", cwd=tmp_path, DATABASE_URL=url).returncode == 0
     assert run("db", "downgrade", "base", "--yes", cwd=tmp_path, DATABASE_URL=url).returncode == 0
     assert run("db", "status", cwd=tmp_path, DATABASE_URL=url).returncode == 1

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import payfirst
-from payfirst.cli import db, signers, tokens
+from payfirst.cli import db, mints, owed, payments, signers, tokens
 from payfirst.cli.buy import buy
 from payfirst.cli.settings import ConfigOption
 from payfirst.errors import PayfirstError
@@ -27,6 +27,9 @@ app = typer.Typer(
 app.add_typer(db.app, name="db")
 app.add_typer(tokens.app, name="tokens")
 app.add_typer(signers.app, name="signers")
+app.add_typer(payments.app, name="payments")
+app.add_typer(mints.app, name="mints")
+app.add_typer(owed.app, name="owed")
 
 # Each command imports what it needs when it runs: the API's processes have no use for the signers' libraries.
 

@@ -55,7 +55,7 @@ class HeadWatch:
             raise RpcUnavailable(f"RPC: the node does not have block {floor}")
         async with session(self._pool, "store the chain head") as connection:
             await heads.start(connection, self._network, read_block(blocks[0].head))
-            await heads.see(connection, self._network, read_block(self._head))
+            await heads.see(connection, self._network, read_block(self._head), base_fee=self._head.base_fee)
 
     async def wait_for_change(self) -> None:
         """Return when the head has changed since the last return."""
@@ -99,7 +99,7 @@ class HeadWatch:
                     self._changed.set()
                 if is_new or loop.time() - stored_at >= HEARTBEAT_S:
                     async with session(self._pool, "store the chain head") as connection:
-                        await heads.see(connection, self._network, read_block(seen))
+                        await heads.see(connection, self._network, read_block(seen), base_fee=seen.base_fee)
                     stored_at = loop.time()
                 if failing:
                     log.info("rpc_back", message="RPC: the chain head is visible again", height=seen.number)

@@ -311,7 +311,9 @@ class Outbox:
         """Look after what is on its way; `at_once` for a new tenure, which cannot know what its bytes met."""
         async with session(self._pool, "read transactions in flight") as connection:
             in_flight = await transactions.in_flight(connection, self._terms.network, self.address)
-        silent = [t for t in in_flight if at_once or t.silent_s is None or t.silent_s >= SILENT_S_MIN]
+        silent = [
+            t for t in in_flight if at_once or t.replace_requested or t.silent_s is None or t.silent_s >= SILENT_S_MIN
+        ]
         self._sent_at = {t.hash: at for t in in_flight if (at := self._sent_at.get(t.hash)) is not None}
         if not silent:
             return

@@ -46,12 +46,15 @@ def plan_in_flight(
 
     `is_next`: its nonce is the signer's next on chain, so nothing but itself holds it up. `waited_s`: chain time
     since its newest bytes were sent; `stuck_s`: chain time since it became the next. A no-op is the last resort:
-    for a call that can have no effect any more, and for one that no fee has brought into a block.
+    for a call that can have no effect any more, and for one that no fee has brought into a block. What an operator
+    has asked to be replaced waits no longer.
     """
-    if is_next and not sent.is_noop and waited_s >= UNDERPRICED_S:
+    if is_next and not sent.is_noop and (waited_s >= UNDERPRICED_S or sent.replace_requested):
         has_ended = sent.valid_before is not None and sent.valid_before <= chain_time
         if has_ended or stuck_s >= patience.abandon_after_s:
             return Step.NO_OP
+    if sent.replace_requested:
+        return Step.REPLACE
     if waited_s >= UNDERPRICED_S and sent.max_fee < base_fee:
         return Step.REPLACE
     if is_next and waited_s >= patience.replace_after_s:

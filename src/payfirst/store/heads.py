@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from payfirst.errors import LeaseLost
 from payfirst.store.database import Connection
 from payfirst.store.rows import bytes_of
-from payfirst.units import BlockHash, BlockNumber, UnixTime, hex_text
+from payfirst.units import BlockHash, BlockNumber, UnixTime, Wei, hex_text
 
 # start_head: the first look at a chain; the cursor starts at a block that is final, before anything was ours.
 START_HEAD = """
@@ -19,7 +19,7 @@ ON CONFLICT (network) DO NOTHING
 
 # see_head: the newest block and the heartbeat that goes with it.
 SEE_HEAD = """
-UPDATE chain_heads SET head_height = $2, head_hash = $3, head_time = $4, head_seen_at = now()
+UPDATE chain_heads SET head_height = $2, head_hash = $3, head_time = $4, base_fee_wei = $5, head_seen_at = now()
 WHERE network = $1
 """
 
@@ -93,9 +93,9 @@ async def start(connection: Connection, network: str, block: ReadBlock) -> None:
         await remember(connection, network, [block])
 
 
-async def see(connection: Connection, network: str, block: ReadBlock) -> None:
+async def see(connection: Connection, network: str, block: ReadBlock, *, base_fee: Wei) -> None:
     """Store the newest block; the time of this write is the workers' heartbeat."""
-    await connection.execute(SEE_HEAD, network, block.height, hex_text(block.hash), block.time)
+    await connection.execute(SEE_HEAD, network, block.height, hex_text(block.hash), block.time, base_fee)
 
 
 async def cursor(connection: Connection, network: str) -> Cursor:

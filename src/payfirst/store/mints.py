@@ -34,7 +34,8 @@ WHERE t.network = $1 AND EXISTS (
       AND (m.lease_until IS NULL OR m.lease_until < now()))
 """
 
-# claim_mints: lease the oldest due units of one token; units whose payment a reorg took wait for its return.
+# claim_mints: lease the oldest due units of one token; units whose payment a reorg took wait for its return, and
+# those that are on hold, by themselves or with their payment, for their release.
 CLAIM_MINTS = """
 UPDATE mint_queue m
 SET lease_owner = $3, lease_epoch = $4, lease_until = now() + $5 * interval '1 second'
@@ -43,7 +44,7 @@ FROM (
     WHERE q.network = $1 AND q.token_address = $2 AND q.status = 'pending' AND q.held_reason IS NULL
       AND (q.next_attempt_at IS NULL OR q.next_attempt_at <= now())
       AND (q.lease_until IS NULL OR q.lease_until < now())
-      AND p.finality IN ('open', 'final')
+      AND p.finality IN ('open', 'final') AND p.held_reason IS NULL
     ORDER BY q.id LIMIT $6 FOR UPDATE OF q SKIP LOCKED
 ) due
 WHERE m.id = due.id
@@ -57,10 +58,11 @@ UPDATE mint_queue SET lease_owner = NULL, lease_until = NULL
 WHERE network = $1 AND status = 'pending' AND lease_owner = $2 AND lease_epoch < $3
 """
 
-# lock_paid: the payments of these units that the chain still holds; no reorg is undone until this commit ends.
+# lock_paid: the payments of these units that the chain still holds and nobody has put on hold; no reorg is undone
+# until this commit ends.
 LOCK_PAID = """
 SELECT id FROM payment_queue
-WHERE id = ANY($1::uuid[]) AND status = 'completed' AND finality IN ('open', 'final')
+WHERE id = ANY($1::uuid[]) AND status = 'completed' AND finality IN ('open', 'final') AND held_reason IS NULL
 ORDER BY id FOR SHARE
 """
 
@@ -224,10 +226,10 @@ async def free_claims(connection: Connection, *, network: str, claim: Claim) -> 
 
 
 async def lock_paid(connection: Connection, payment_ids: Sequence[uuid.UUID]) -> None:
-    """Raises LeaseLost when a reorg has taken one of the payments since its units were claimed."""
+    """Raises LeaseLost when a reorg or a hold has taken one of the payments since its units were claimed."""
     wanted = set(payment_ids)
     if len(await connection.fetch(LOCK_PAID, list(wanted))) != len(wanted):
-        raise LeaseLost("a reorg has taken a payment whose units were about to be minted")
+        raise LeaseLost("a reorg or a hold has taken a payment whose units were about to be minted")
 
 
 async def mark_sent(connection: Connection, ids: Sequence[uuid.UUID], *, tx_hash: TxHash, claim: Claim) -> None:

@@ -9,7 +9,8 @@ from typing import Literal
 
 from payfirst.store.database import Connection
 
-# write_owed: the same debt is written once, however often it is found.
+# write_owed: the same debt is written once, however often it is found. One that had ended with its unit's delivery,
+# or with another try, is open again; one that was refunded or settled by hand is not.
 # The amount is the unit's share of what was paid; a payment's units share it evenly, because price is a unit's.
 WRITE_OWED = """
 INSERT INTO owed (direction, network, payment_id, unit, reason, asset, amount, beneficiary)
@@ -17,12 +18,14 @@ SELECT $1, p.network, p.id, o.unit, $4, p.asset,
        CASE WHEN o.unit IS NULL THEN p.amount ELSE p.amount / p.quantity END,
        CASE WHEN $1 = 'to_buyer' THEN p.payer ELSE p.pay_to END
 FROM unnest($2::uuid[], $3::int[]) AS o(payment_id, unit) JOIN payment_queue p ON p.id = o.payment_id
-ON CONFLICT (payment_id, unit, reason) DO NOTHING
+ON CONFLICT (payment_id, unit, reason) DO UPDATE
+SET status = 'open', resolution = NULL, note = NULL, resolved_at = NULL
+WHERE owed.status = 'resolved' AND owed.resolution IN ('minted', 'tried_again')
 """
 
 # settle_minted: a unit that was owed has been minted after all.
 SETTLE_MINTED = """
-UPDATE owed o SET status = 'resolved', resolved_at = now(), note = 'minted after all'
+UPDATE owed o SET status = 'resolved', resolution = 'minted', resolved_at = now(), note = 'minted after all'
 FROM mint_queue m
 WHERE m.id = ANY($1::uuid[]) AND o.payment_id = m.payment_id AND o.unit = m.unit AND o.status = 'open'
 """

@@ -86,7 +86,8 @@ WHERE i.transaction_id = ANY($1::bigint[])
 CONFIRM_TRANSACTIONS = """
 UPDATE chain_transactions t
 SET state = 'confirmed', mined_hash = m.hash, mined_block = m.block, mined_block_hash = m.block_hash,
-    succeeded = m.succeeded, gas_used = m.gas_used, gas_price_wei = m.gas_price, confirmed_at = now()
+    succeeded = m.succeeded, gas_used = m.gas_used, gas_price_wei = m.gas_price, confirmed_at = now(),
+    replace_requested_at = NULL
 FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::bool[], $6::bigint[], $7::numeric[])
      AS m(id, hash, block, block_hash, succeeded, gas_used, gas_price)
 WHERE t.id = m.id AND t.state = 'sent'
@@ -124,6 +125,7 @@ WHERE network = $1 AND state = 'confirmed' AND mined_block <= $2
 READ_IN_FLIGHT = """
 SELECT t.id, t.account_nonce, t.to_address, t.gas_limit, a.hash, a.signed_bytes, a.max_fee_per_gas_wei,
        a.max_priority_fee_per_gas_wei, a.is_noop, a.broadcast_count,
+       t.replace_requested_at IS NOT NULL AS replace_requested,
        extract(epoch FROM now() - a.last_broadcast_at)::float8 AS silent_s,
        (SELECT max(p.valid_before) FROM chain_transaction_items i JOIN payment_queue p ON p.id = i.payment_id
         WHERE i.transaction_id = t.id) AS valid_before
@@ -144,6 +146,11 @@ SELECT $1, t.id, $3, $4, $5, $6
 FROM chain_transactions t JOIN signers s ON s.network = t.network AND s.address = t.signer
 WHERE t.id = $2 AND t.state = 'sent' AND s.epoch = $7
 ON CONFLICT (hash) DO NOTHING
+"""
+
+# answer_request: an operator's wish for a replacement is fulfilled by the one just stored.
+ANSWER_REQUEST = """
+UPDATE chain_transactions SET replace_requested_at = NULL WHERE id = $1 AND replace_requested_at IS NOT NULL
 """
 
 # rename_payments: what is on its way is shown under the hash that was sent last.
@@ -243,7 +250,8 @@ class ItemOutcome:
 class InFlight:
     """An unresolved transaction and its newest attempt.
 
-    `silent_s` is None before the first broadcast; `valid_before` is that of its last payment, None for mints.
+    `silent_s` is None before the first broadcast; `valid_before` is that of its last payment, None for mints;
+    `replace_requested`: an operator wants other bytes for its nonce without waiting.
     """
 
     id: int
@@ -258,6 +266,7 @@ class InFlight:
     broadcast_count: int
     silent_s: float | None
     valid_before: UnixTime | None
+    replace_requested: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,6 +421,7 @@ async def in_flight(connection: Connection, network: str, signer: Address) -> li
             broadcast_count=row["broadcast_count"],
             silent_s=row["silent_s"],
             valid_before=None if row["valid_before"] is None else UnixTime(row["valid_before"]),
+            replace_requested=row["replace_requested"],
         )
         for row in rows
     ]
@@ -434,6 +444,7 @@ async def store_replacement(connection: Connection, new: Replacement, *, epoch: 
     )
     if stored != "INSERT 0 1":
         return False
+    await connection.execute(ANSWER_REQUEST, new.transaction_id)
     if not new.is_noop:
         await connection.execute(RENAME_PAYMENTS, new.transaction_id, hex_text(new.hash))
         await connection.execute(RENAME_MINTS, new.transaction_id, hex_text(new.hash))

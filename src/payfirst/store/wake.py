@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 import asyncpg
 
 from payfirst.errors import StoreUnavailable
-from payfirst.store.database import CONNECT_TIMEOUT_S, UNAVAILABLE, Pool, session
+from payfirst.store.database import CONNECT_TIMEOUT_S, UNAVAILABLE, Connection, Pool, session
 
 PAYMENTS = "payfirst_payments"
 MINTS = "payfirst_mints"
@@ -34,6 +34,16 @@ SEND_WAKEUP = "SELECT pg_notify($1, '')"
 
 # send_changed: tell whoever listens which payments changed; all parts in one commit.
 SEND_CHANGED = "SELECT pg_notify($1, part) FROM unnest($2::text[]) AS part"
+
+
+async def send(connection: Connection, channel: str) -> None:
+    """Wake whoever listens on a channel, once; for what has just been committed."""
+    await connection.execute(SEND_WAKEUP, channel)
+
+
+async def say_changed(connection: Connection, ids: Iterable[uuid.UUID]) -> None:
+    """Say on STATUS which payments have just been changed."""
+    await connection.execute(SEND_CHANGED, STATUS, _payloads(ids))
 
 
 class Notifier:

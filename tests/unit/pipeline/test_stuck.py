@@ -85,3 +85,12 @@ def test_a_no_op_is_bid_higher_like_anything_else() -> None:
     noop = replace(SENT, is_noop=True, valid_before=NOW)
     assert plan(noop, waited_s=29, stuck_s=10_000) is Step.WAIT
     assert plan(noop, waited_s=30, stuck_s=10_000) is Step.REPLACE
+
+
+def test_what_an_operator_asked_for_waits_no_longer() -> None:
+    """Replaced at once, or given up at once where its call has no effect any more."""
+    asked = replace(SENT, replace_requested=True)
+    assert plan(asked, waited_s=0) is Step.REPLACE
+    assert plan(SENT, waited_s=0) is Step.WAIT
+    assert plan(replace(asked, valid_before=NOW), waited_s=0) is Step.NO_OP
+    assert plan(replace(asked, valid_before=NOW, is_noop=True), waited_s=0) is Step.REPLACE
