@@ -7,7 +7,7 @@ is of few rows, but building it reads its table once, and writers of that table 
 from alembic import op
 
 revision = "0003"
-down_revision = "0001"
+down_revision = "0002"
 branch_labels = None
 depends_on = None
 
