@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import uuid
 from collections.abc import AsyncIterator
 from typing import TypeAlias
 
 import asyncpg
 import pytest
+from alembic.config import Config as AlembicConfig
+from alembic.script import ScriptDirectory
 
 from payfirst.store import migrate
 
@@ -192,3 +196,19 @@ async def test_the_downgrade_leaves_nothing(any_empty_database_url: str) -> None
         await connection.close()
     assert [row["tablename"] for row in tables] == ["payfirst_version"]
     assert functions == []
+
+
+def test_the_revisions_are_read_as_alembic_reads_them() -> None:
+    """What is cheap to look at is what alembic would run."""
+    config = AlembicConfig()
+    config.set_main_option("script_location", "payfirst:store/migrations")
+    scripts = ScriptDirectory.from_config(config)
+    in_order = [script.revision for script in scripts.walk_revisions()][::-1]
+    assert list(migrate.revisions()) == in_order
+    assert len(in_order) == len(list(migrate.VERSIONS.glob("*.py")))
+
+
+def test_a_command_does_not_load_what_only_some_need() -> None:
+    """Each command starts a process: alembic and eth_account would double what that takes."""
+    code = "import sys, payfirst.cli.main; print([m for m in ('alembic', 'sqlalchemy', 'eth_account') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eth_account import Account
-
 from payfirst.errors import OperatorError
 from payfirst.units import Address, checksum_address, parse_address
 
@@ -43,13 +41,13 @@ def find(folder: Path) -> list[Keystore]:
 
 def write(folder: Path, *, purpose: str, key: bytes, passphrase: str) -> Keystore:
     """Encrypt a key into `folder`, for its owner's eyes only. Raises OperatorError where it is there already."""
-    address = parse_address(Account.from_key(key).address)
+    address = parse_address(_account().from_key(key).address)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for known in find(folder):
         if known.address == address:
             raise OperatorError(f"{checksum_address(address)} is there already, to {known.purpose}: {known.path}")
     path = folder / f"{purpose}-{checksum_address(address)}.json"
-    text = json.dumps(Account.encrypt(key, passphrase), indent=1)
+    text = json.dumps(_account().encrypt(key, passphrase), indent=1)
     # Whole or not at all: a key that has been given gas money must not be lost to a crash.
     unfinished = path.with_suffix(".tmp")
     descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -75,7 +73,7 @@ def unlock(keystore: Keystore, passphrase: str | None) -> bytes:
     if passphrase is None:
         raise OperatorError(f"{path} needs its passphrase: set PAYFIRST_SIGNERS__PASSPHRASE or signers.passphrase_file")
     key = decrypt(path, passphrase)
-    if parse_address(Account.from_key(key).address) != keystore.address:
+    if parse_address(_account().from_key(key).address) != keystore.address:
         raise OperatorError(f"{path} holds the key of another address than its name says: rename or remove it")
     return key
 
@@ -92,7 +90,14 @@ def decrypt(path: Path, passphrase: str) -> bytes:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise OperatorError(f"{path} is no readable keystore: {reason}") from None
     try:
-        return bytes(Account.decrypt(document, passphrase))
+        return bytes(_account().decrypt(document, passphrase))
     except (ValueError, KeyError, TypeError, NotImplementedError) as error:
         reason = "the passphrase is not its own" if "MAC" in str(error) else f"it is no keystore ({error!r})"
         raise OperatorError(f"{path} cannot be unlocked: {reason}") from None
+
+
+def _account() -> Any:  # Any: eth_account's class is typed as untyped calls
+    """eth_account, loaded when a key is at hand: it takes most of a second, which other commands need not spend."""
+    from eth_account import Account
+
+    return Account

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eth_account import Account
-from eth_account.typed_transactions.typed_transaction import TypedTransaction
-from hexbytes import HexBytes
-
 from payfirst.chain.fees import Fees
 from payfirst.units import AccountNonce, Address, Gas, TxHash, checksum_address
 
@@ -28,6 +24,9 @@ class Signer:
     """One key. Its repr shows the address only."""
 
     def __init__(self, private_key: bytes) -> None:
+        # Loaded with the first key: it takes most of a second, which commands without one need not spend.
+        from eth_account import Account
+
         self._account = Account.from_key(private_key)
         self.address = Address(bytes.fromhex(self._account.address[2:]))
 
@@ -63,5 +62,8 @@ class Signer:
 
 def call_data(signed: bytes) -> bytes:
     """The calldata of a transaction that `Signer.sign` made."""
+    from eth_account.typed_transactions.typed_transaction import TypedTransaction
+    from hexbytes import HexBytes
+
     transaction = TypedTransaction.from_bytes(HexBytes(signed)).as_dict()
     return bytes(transaction["data"])

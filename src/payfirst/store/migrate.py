@@ -1,30 +1,30 @@
-"""Migrations up and down, and where a database stands."""
+"""Migrations up and down, and where a database stands. Looking is cheap: every command does it when it starts."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import re
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Coroutine
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import text
-from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
-from sqlalchemy.pool import NullPool
+import asyncpg
 
 from payfirst.errors import OperatorError
-from payfirst.store.database import UNAVAILABLE, database_not_there
+from payfirst.store.database import CONNECT_TIMEOUT_S, UNAVAILABLE, database_not_there
 
 SERVER_VERSION_MIN = 150_000  # PostgreSQL 15: NULLS NOT DISTINCT
+VERSIONS = Path(__file__).parent / "migrations" / "versions"
 
-# Two processes that upgrade at once wait for each other here instead of colliding in the catalogue.
-_MIGRATION_LOCK = 7_402_402
+# current_revision: where the tables stand; alembic keeps one row.
+CURRENT_REVISION = "SELECT version_num FROM payfirst_version"
+
+_REVISION = re.compile(r'^revision = "(\w+)"$', re.MULTILINE)
+_DOWN_REVISION = re.compile(r'^down_revision = (?:"(\w+)"|None)$', re.MULTILINE)
+
+T = TypeVar("T")
 
 
 class DatabaseTooOld(OperatorError):
@@ -50,72 +50,67 @@ def upgrade(url: str, revision: str = "head") -> None:
 
     Raises DatabaseTooOld below PostgreSQL 15, and DatabaseNotThere when no connection can be made.
     """
-    _with_connection(url, lambda connection: command.upgrade(_config(connection), revision))
+    from payfirst.store import alembic_run
+
+    _apart(_current(url))
+    _apart(alembic_run.upgrade(url, revision))
 
 
 def downgrade(url: str, revision: str) -> None:
     """Take the database at `url` back to `revision` (`-1`, `base` or a revision name)."""
-    _with_connection(url, lambda connection: command.downgrade(_config(connection), revision))
+    from payfirst.store import alembic_run
+
+    _apart(alembic_run.downgrade(url, revision))
 
 
 def status(url: str) -> SchemaStatus:
-    """Where the database at `url` stands; reads only."""
-    found: list[SchemaStatus] = []
-
-    def read(connection: Connection) -> None:
-        context = MigrationContext.configure(connection, opts={"version_table": "payfirst_version"})
-        current = context.get_current_revision()
-        scripts = ScriptDirectory.from_config(_config(connection))
-        head = scripts.get_current_head() or ""
-        pending = [s.revision for s in scripts.iterate_revisions("head", current or "base")]
-        found.append(SchemaStatus(current, head, tuple(reversed(pending))))
-
-    _with_connection(url, read)
-    return found[0]
+    """Where the database at `url` stands; reads only. Raises DatabaseTooOld and DatabaseNotThere."""
+    current = _apart(_current(url))
+    order = revisions()
+    done = order.index(current) + 1 if current in order else 0
+    return SchemaStatus(current, order[-1], order[done:])
 
 
-def _config(connection: Connection) -> Config:
-    config = Config()
-    config.set_main_option("script_location", "payfirst:store/migrations")
-    config.attributes["connection"] = connection
-    return config
+def revisions() -> tuple[str, ...]:
+    """The names of this release's revisions, the first one first, as their files say."""
+    after: dict[str | None, str] = {}
+    for path in VERSIONS.glob("*.py"):
+        source = path.read_text(encoding="utf-8")
+        revision, down = _REVISION.search(source), _DOWN_REVISION.search(source)
+        if revision is None or down is None:
+            raise ValueError(f"{path.name} names no revision and the one before it")
+        after[down.group(1)] = revision.group(1)
+    order: list[str] = []
+    while (following := after.get(order[-1] if order else None)) is not None:
+        order.append(following)
+    return tuple(order)
 
 
-@contextlib.asynccontextmanager
-async def _closing(connection: AsyncConnection) -> AsyncIterator[None]:
+async def _current(url: str) -> str | None:
     try:
-        yield
+        connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S)
+    except (*UNAVAILABLE, asyncpg.PostgresError, ValueError) as error:
+        raise database_not_there(url, error) from error
+    try:
+        version = int(await connection.fetchval("SHOW server_version_num"))
+        if version < SERVER_VERSION_MIN:
+            raise DatabaseTooOld(f"PostgreSQL 15 or later is needed; this server is {version // 10_000}")
+        found: str | None = await connection.fetchval(CURRENT_REVISION)
+        return found
+    except asyncpg.UndefinedTableError:
+        return None
     finally:
         await connection.close()
 
 
-def _with_connection(url: str, act: Callable[[Connection], None]) -> None:
-    async def run() -> None:
-        dialect_url = "postgresql+asyncpg://" + url.split("://", 1)[1]
-        engine = create_async_engine(dialect_url, poolclass=NullPool)
-        try:
-            try:
-                connection = await engine.connect()
-            except (*UNAVAILABLE, DBAPIError) as error:
-                raise database_not_there(url, getattr(error, "orig", None) or error) from error
-            async with _closing(connection), connection.begin():
-                await connection.run_sync(guarded)
-        finally:
-            await engine.dispose()
-
-    def guarded(connection: Connection) -> None:
-        version = int(connection.execute(text("SHOW server_version_num")).scalar_one())
-        if version < SERVER_VERSION_MIN:
-            raise DatabaseTooOld(f"PostgreSQL 15 or later is needed; this server is {version // 10_000}")
-        connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
-        act(connection)
-
-    # A thread of its own, because callers may stand inside a running event loop.
+def _apart(work: Coroutine[None, None, T]) -> T:
+    """Run it in a thread of its own, because callers may stand inside a running event loop."""
+    done: list[T] = []
     failure: list[BaseException] = []
 
     def main() -> None:
         try:
-            asyncio.run(run())
+            done.append(asyncio.run(work))
         except BaseException as error:  # noqa: BLE001 - handed to the caller's thread, just below
             failure.append(error)
 
@@ -124,3 +119,4 @@ def _with_connection(url: str, act: Callable[[Connection], None]) -> None:
     thread.join()
     if failure:
         raise failure[0]
+    return done[0]

@@ -1,0 +1,63 @@
+"""Running the migrations: alembic on asyncpg. Imported only when tables are to change, because it loads slowly."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from payfirst.store.database import UNAVAILABLE, database_not_there
+
+# Two processes that upgrade at once wait for each other here instead of colliding in the catalogue.
+_MIGRATION_LOCK = 7_402_402
+
+
+async def upgrade(url: str, revision: str) -> None:
+    """Bring the database at `url` up to `revision`. Raises DatabaseNotThere."""
+    await _with_connection(url, lambda connection: command.upgrade(_config(connection), revision))
+
+
+async def downgrade(url: str, revision: str) -> None:
+    """Take the database at `url` back to `revision`. Raises DatabaseNotThere."""
+    await _with_connection(url, lambda connection: command.downgrade(_config(connection), revision))
+
+
+def _config(connection: Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", "payfirst:store/migrations")
+    config.attributes["connection"] = connection
+    return config
+
+
+@contextlib.asynccontextmanager
+async def _closing(connection: AsyncConnection) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        await connection.close()
+
+
+async def _with_connection(url: str, act: Callable[[Connection], None]) -> None:
+    dialect_url = "postgresql+asyncpg://" + url.split("://", 1)[1]
+    engine = create_async_engine(dialect_url, poolclass=NullPool)
+    try:
+        try:
+            connection = await engine.connect()
+        except (*UNAVAILABLE, DBAPIError) as error:
+            raise database_not_there(url, getattr(error, "orig", None) or error) from error
+        async with _closing(connection), connection.begin():
+            await connection.run_sync(_locked, act)
+    finally:
+        await engine.dispose()
+
+
+def _locked(connection: Connection, act: Callable[[Connection], None]) -> None:
+    connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
+    act(connection)
