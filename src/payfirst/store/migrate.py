@@ -14,7 +14,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -92,7 +92,10 @@ async def _closing(connection: AsyncConnection) -> AsyncIterator[None]:
 def _with_connection(url: str, act: Callable[[Connection], None]) -> None:
     async def run() -> None:
         dialect_url = "postgresql+asyncpg://" + url.split("://", 1)[1]
-        engine = create_async_engine(dialect_url, poolclass=NullPool)
+        try:
+            engine = create_async_engine(dialect_url, poolclass=NullPool)
+        except (ArgumentError, ValueError) as error:
+            raise database_not_there(url, error) from None  # its own words may hold the password
         try:
             try:
                 connection = await engine.connect()
