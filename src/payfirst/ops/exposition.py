@@ -144,7 +144,7 @@ def _chain(families: _Families, reading: Reading) -> None:
             ("head_height", "The newest block that a worker has seen.", row["head_height"]),
             ("cursor_height", "The block up to which everything is applied.", row["cursor_height"]),
             ("final_height", "The block up to which everything is final.", row["final_height"]),
-            ("head_age_seconds", "Since when no worker has seen a new look at the chain.", row["seen_s"]),
+            ("head_age_seconds", "Since a worker last looked at the chain.", row["seen_s"]),
             ("drain_rate", "Payments settled a second, as admission reckons.", row["settled_per_s"]),
         ):
             families.gauge(f"payfirst_chain_{name}", meaning, labels, value)

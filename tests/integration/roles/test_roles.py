@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
+from types import ModuleType
 
 import asyncpg
 import pytest
@@ -14,7 +16,23 @@ from api.shop import Buyer, Shop, configure, open_shop, running, until
 from flow.rig import open_rig
 from postgres import Cluster
 
-from payfirst.store import migrate, roles
+from payfirst.store import (
+    admission,
+    crediting,
+    heads,
+    migrate,
+    mints,
+    monitoring,
+    owed,
+    payments,
+    processes,
+    queue_stats,
+    roles,
+    settling,
+    signers,
+    tokens,
+    transactions,
+)
 from payfirst.store.roles import API, READONLY, RIGHTS, ROLES, WORKER
 
 
@@ -307,3 +325,47 @@ async def test_the_tables_go_down_and_up_again_under_the_roles(any_empty_databas
     await asyncio.to_thread(migrate.upgrade, url)
     assert await roles.apply(url) == []
     assert len(ROLES) == 3
+
+
+# What each process runs, whole modules; a module of operators' commands is in neither list.
+RUN_BY = {
+    API: (admission, payments, queue_stats, processes),
+    WORKER: (admission, crediting, heads, mints, owed, processes, settling, signers, tokens, transactions),
+    READONLY: (monitoring, queue_stats, payments),
+}
+# Statements in those modules that the role does not run: operators' commands, and the other process's.
+NOT_RUN_BY = {
+    API: set(),
+    WORKER: {"tokens.ADD_TOKEN"},
+    READONLY: {"payments.INSERT_PAYMENTS"},
+}
+
+
+def sql_of(module: ModuleType) -> Iterator[tuple[str, str]]:
+    """The statements of a module of the store, by name."""
+    short = module.__name__.rpartition(".")[2]
+    for name, value in vars(module).items():
+        for sql in value.values() if isinstance(value, dict) else [value]:
+            if name[0].isupper() and isinstance(sql, str) and re.match(r"\s*(WITH|SELECT|INSERT|UPDATE|DELETE)\b", sql):
+                yield f"{short}.{name}", sql
+
+
+@pytest.mark.parametrize("role", RUN_BY)
+async def test_every_statement_of_a_process_is_within_its_rights(
+    postgres_18: Cluster, role: str, subtests: pytest.Subtests
+) -> None:
+    """Also those of bad days: reorgs, replacements, debts. Newer PostgreSQL can be asked without running them."""
+    with postgres_18.database(template=postgres_18.migrated_template) as url:
+        await roles.apply(url)
+        connection = await asyncpg.connect(url.replace("payfirst@", f"{role}@", 1))
+        try:
+            for module in RUN_BY[role]:
+                for name, sql in sql_of(module):
+                    if name not in NOT_RUN_BY[role]:
+                        with subtests.test(name):
+                            await connection.execute(f"EXPLAIN (GENERIC_PLAN) {sql}")
+                    else:
+                        with subtests.test(name), pytest.raises(asyncpg.InsufficientPrivilegeError):
+                            await connection.execute(f"EXPLAIN (GENERIC_PLAN) {sql}")
+        finally:
+            await connection.close()
