@@ -67,8 +67,8 @@ def test_what_a_process_publishes_is_shown_with_its_labels() -> None:
 
 def test_buckets_are_cumulative() -> None:
     """As the text format wants them; the count is the last, and the sum goes along."""
-    series = ([], [3, 0, 2, *([0] * (len(metrics.ACCEPT.bounds) - 3)), 1], 12.5)
-    text = shown(Snapshot(histograms={"payfirst_accept_duration_seconds": [series]}))  # type: ignore[list-item]
+    series: tuple[list[str], list[int], float] = ([], [3, 0, 2, *([0] * (len(metrics.ACCEPT.bounds) - 3)), 1], 12.5)
+    text = shown(Snapshot(histograms={"payfirst_accept_duration_seconds": [series]}))
     base = 'host="h",le="{}",pid="7",role="worker"'
     assert f"payfirst_accept_duration_seconds_bucket{{{base.format('0.001')}}} 3.0" in text
     assert f"payfirst_accept_duration_seconds_bucket{{{base.format('0.005')}}} 5.0" in text
