@@ -317,7 +317,12 @@ async def test_secrets_are_found_nowhere(planted: Planted, database_url: str, po
             "PAYFIRST_SIGNERS__MINT_KEY": "0x" + planted.mint_key.hex(),
             "PAYFIRST_SIGNERS__PASSPHRASE": planted.passphrase,
         }
-        offered = await asyncio.to_thread(run, "tokens", "add", token, "--price", "0.01", cwd=tmp_path, **common)
+        offered = await asyncio.to_thread(
+            run,
+            *("tokens", "add", token, "--price", "0.01", "--minter", checksum_address(mint)),
+            cwd=tmp_path,
+            **common,
+        )
         assert offered.returncode == 0, offered.stderr
         path = f"/api/mint/{token}"
         hooks = {"response": [said.hear]}

@@ -90,6 +90,7 @@ FROM processes WHERE heartbeat_at > now() - $1 * interval '1 second'
 ORDER BY role, host, pid, started_at DESC
 """
 
+# read_size: the database on disk.
 READ_SIZE = "SELECT pg_database_size(current_database())"
 
 

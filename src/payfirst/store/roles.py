@@ -33,8 +33,8 @@ class Rights:
     hidden_from_api: tuple[str, ...] = ()
 
 
-# The columns of a payment that the API decides. Of all others a new row has the defaults: `pending`, no transaction,
-# no evidence, no supply.
+# accepted_columns: of a payment, those that the API decides. Of all others a new row has the defaults: `pending`, no
+# transaction, no evidence, no supply.
 ACCEPTED_COLUMNS = (
     "id, network, asset, pay_to, token_address, payer, recipient, amount, quantity, authorization_nonce, valid_after,"
     " valid_before, signature, accepted_height"
@@ -67,7 +67,8 @@ RIGHTS: Mapping[str, Rights] = {
     "payfirst_version": Rights(api="SELECT", worker="SELECT"),
 }
 
-# Whoever may read `processes` reads all of it; a role writes only rows of its kind. A worker also forgets the dead.
+# policies: whoever may read `processes` reads all of it; a role writes only rows of its kind,
+# and a worker forgets the dead.
 POLICIES = (
     "ALTER TABLE processes ENABLE ROW LEVEL SECURITY",
     "DROP POLICY IF EXISTS payfirst_read ON processes",

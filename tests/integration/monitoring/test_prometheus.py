@@ -94,7 +94,12 @@ async def test_every_expression_of_the_dashboard_returns_a_series(prometheus: Pr
             up(open_folder, chain, api_port, PAYFIRST_METRICS__PORT=str(metrics_port)),
         ):
             await answers(client, "/health", 200)
-            offered = await asyncio.to_thread(run, "tokens", "add", token, "--price", "0.01", cwd=open_folder)
+            offered = await asyncio.to_thread(
+                run,
+                *("tokens", "add", token, "--price", "0.01", "--minter", checksum_address(dev_address("mint"))),
+                cwd=open_folder,
+                PAYFIRST_NETWORK__RPC_URLS=chain.url,
+            )
             assert offered.returncode == 0, offered.stderr
             await answers(client, "/ready", 200)
             target = f"127.0.0.1:{metrics_port}"
