@@ -50,7 +50,12 @@ RIGHTS: Mapping[str, Rights] = {
     "chain_attempts": Rights(worker="SELECT, INSERT, UPDATE"),
     "chain_transaction_items": Rights(worker="SELECT, INSERT, UPDATE"),
     "signers": Rights(worker="SELECT, INSERT, UPDATE"),
-    "tokens": Rights(api="SELECT", worker="SELECT, UPDATE"),
+    # What the chain says, and what is promised; price and pause are the seller's.
+    "tokens": Rights(
+        api="SELECT",
+        worker="SELECT, UPDATE (name, symbol, mint_amount, max_mint_count, minted, reserved, held_reason,"
+        " synced_height, synced_at)",
+    ),
     "chain_heads": Rights(api="SELECT", worker="SELECT, INSERT, UPDATE"),
     "chain_blocks": Rights(worker="SELECT, INSERT, UPDATE, DELETE"),
     "owed": Rights(worker="SELECT, INSERT, UPDATE"),

@@ -17,7 +17,11 @@ import pytest
 from api.shop import NETWORK, TOKEN, Buyer, configure, open_shop, running
 from postgres import free_port
 from test_commands import environment, run
+from typer.testing import CliRunner
 
+from payfirst.cli.main import app
+from payfirst.cli.metrics import shipped
+from payfirst.errors import OperatorError
 from payfirst.store import monitoring, processes, roles
 from payfirst.store.database import Pool
 from payfirst.store.processes import Identity
@@ -175,9 +179,9 @@ def test_what_the_operator_can_mend_is_one_sentence(
     assert "Traceback" not in refused.stderr
 
 
-def test_what_ships_is_printed(tmp_path: Path) -> None:
+def test_what_ships_is_printed() -> None:
     """Alerts, dashboard and scrape configuration; another name is refused by name."""
     for name, word in (("alerts", "PayfirstOwed"), ("dashboard", '"panels"'), ("scrape", "9464")):
-        assert word in run("metrics", "--print", name, cwd=tmp_path).stdout
-    refused = run("metrics", "--print", "everything", cwd=tmp_path)
-    assert (refused.returncode, "alerts, dashboard and scrape" in refused.stderr) == (2, True)
+        assert word in CliRunner().invoke(app, ["metrics", "--print", name]).output
+    with pytest.raises(OperatorError, match="alerts, dashboard and scrape"):
+        shipped("everything")

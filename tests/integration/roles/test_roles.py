@@ -210,6 +210,7 @@ async def test_the_api_ends_no_worker(with_rows: Installed) -> None:
 
 
 FORBIDDEN_TO_WORKER = {
+    "reprice a token": "UPDATE tokens SET price = 1",
     "drop a table": "DROP TABLE refunds",
     "empty a table": "TRUNCATE payment_queue CASCADE",
     "switch a trigger off": "ALTER TABLE payment_queue DISABLE TRIGGER ALL",
@@ -336,7 +337,7 @@ RUN_BY = {
 # Statements in those modules that the role does not run: operators' commands, and the other process's.
 NOT_RUN_BY = {
     API: set(),
-    WORKER: {"tokens.ADD_TOKEN"},
+    WORKER: {"tokens.ADD_TOKEN", "tokens.CHANGE_PRICE", "tokens.PAUSE_TOKEN", "tokens.RESUME_TOKEN"},
     READONLY: {"payments.INSERT_PAYMENTS"},
 }
 
