@@ -111,7 +111,7 @@ def test_an_unreachable_database_is_one_sentence(postgres_18: Cluster, tmp_path:
 
 
 @contextlib.asynccontextmanager
-async def up(folder: Path, chain: LocalChain, port: int) -> AsyncIterator[subprocess.Popen[bytes]]:
+async def up(folder: Path, chain: LocalChain, port: int, **more: str) -> AsyncIterator[subprocess.Popen[bytes]]:
     """`payfirst up` with the embedded database, ended by SIGTERM."""
     output = (folder / "up.log").open("wb")
     process = subprocess.Popen(
@@ -125,6 +125,7 @@ async def up(folder: Path, chain: LocalChain, port: int) -> AsyncIterator[subpro
             PAYFIRST_SIGNERS__SETTLE_KEY=hex_text(dev_key("settle")),
             PAYFIRST_SIGNERS__MINT_KEY=hex_text(dev_key("mint")),
             PAYFIRST_SIGNERS__PASSPHRASE=PASSPHRASE,
+            **more,
         ),
         stdout=output,
         stderr=subprocess.STDOUT,

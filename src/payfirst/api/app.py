@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from payfirst.api import examples, health, payments, problems, reference, tokens
@@ -19,10 +21,12 @@ from payfirst.api.respond import response
 from payfirst.api.runtime import Runtime
 from payfirst.config import Config
 from payfirst.errors import PayerError, RetriedError
+from payfirst.ops import metrics
 from payfirst.x402.eip712 import Asset
 
 # Collections of the youngest objects then happen each few hundred requests, not each dozen.
 GC_THRESHOLDS = (10_000, 20, 50)
+OTHER_ROUTE = "other"
 
 
 # Called once the application has started, with what ends the waiting of its clients (to be called in its loop).
@@ -48,7 +52,10 @@ def create_app(config: Config, *, after_start: AfterStart = lambda _end_waiting:
         page_policies=reference.POLICIES,
     )
     mint_route = MintRoute(runtime, asset)
-    return Front(runtime, headers, mint_route, _other_routes(runtime, mint_route), after_start)
+    others = _other_routes(runtime, mint_route)
+    # By endpoint, because that is what Starlette leaves in a scope; another path is nobody's, and counted as such.
+    paths: dict[object, str] = {r.endpoint: r.path for r in others.routes if isinstance(r, Route)}
+    return Front(runtime, headers, mint_route, others, paths, after_start)
 
 
 def keep_collections_short() -> None:
@@ -72,12 +79,14 @@ class Front:
         headers: ResponseHeaders,
         mint_route: MintRoute,
         others: ASGIApp,
+        paths: Mapping[object, str],
         after_start: AfterStart,
     ) -> None:
         self._runtime = runtime
         self._headers = headers
         self._mint = mint_route
         self._others = others
+        self._paths = paths
         self._after_start = after_start
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,14 +97,16 @@ class Front:
             await self._live(receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
         runtime = self._runtime
         added = self._headers.of(scope["path"], scope["headers"])
-        is_answered = False
+        status = 0
+        route = OTHER_ROUTE
 
         async def watched_send(message: Message) -> None:
-            nonlocal is_answered
+            nonlocal status
             if message["type"] == "http.response.start":
-                is_answered = True
+                status = message["status"]
                 message["headers"] = [*message["headers"], *added]
             await send(message)
 
@@ -105,9 +116,11 @@ class Front:
             if preflight is not None:
                 await problems.send_answer(watched_send, preflight)
             elif scope["path"].startswith(PREFIX):
+                route = metrics.MINT_ROUTE
                 await self._mint.handle(scope, receive, watched_send)
             else:
                 await self._others(scope, receive, watched_send)
+                route = self._paths.get(scope.get("endpoint"), OTHER_ROUTE)
         except Exception as error:
             runtime.log.exception(
                 "request_failed",
@@ -115,10 +128,13 @@ class Front:
                 method=scope["method"],
                 path=scope["path"],
             )
-            if not is_answered:
+            if not status:
                 await problems.send_answer(watched_send, problems.internal_error())
         finally:
             runtime.leave()
+            if status:  # else the client went before there was an answer
+                metrics.HTTP_REQUESTS.add(route, status)
+                metrics.HTTP_SECONDS.observe(time.perf_counter() - started, route)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
@@ -140,7 +156,7 @@ class Front:
                 return
 
 
-def _other_routes(runtime: Runtime, mint_route: MintRoute) -> ASGIApp:
+def _other_routes(runtime: Runtime, mint_route: MintRoute) -> Starlette:
     example = mint_route.requirements_for(
         examples.TOKEN, examples.PRICE, "1 × EXT, minted once the payment is confirmed"
     )

@@ -18,6 +18,7 @@ import msgspec
 from payfirst.api.waiting import Waiting
 from payfirst.config import Config
 from payfirst.errors import PayfirstError, StoreUnavailable
+from payfirst.ops import metrics
 from payfirst.ops.latency import LatencyHistogram, LoopMonitor
 from payfirst.ops.log import FlowLog, get_logger, run_flusher
 from payfirst.pipeline.accept import Acceptor
@@ -66,6 +67,10 @@ class Measured:
                 "refused": dict(self.refused),
                 "loop_stall_ms_max": round(monitor.max_s * 1_000, 3),
                 "loop_stall": monitor.histogram.to_json(),
+                "metrics": metrics.snapshot(
+                    (*metrics.API, metrics.TASK_FAILURES),
+                    rebucketed={metrics.ACCEPT: self.accept, metrics.LOOP_LAG: monitor.histogram},
+                ),
             }
         ).decode()
 
@@ -242,6 +247,7 @@ class Runtime:
                 await run()
                 return
             except Exception:
+                metrics.TASK_FAILURES.add()
                 self.log.exception(
                     "task_failed", message=f"A background task failed and is restarted: {name}", task=name
                 )

@@ -10,11 +10,13 @@ import asyncio
 import datetime as dt
 import email.utils
 import random
+import re
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
+from payfirst.ops import metrics
 from payfirst.ops.log import get_logger
 from payfirst.units import BlockNumber
 
@@ -29,6 +31,8 @@ RETRY_AFTER_MOST_S = 300.0
 MISPLACED_S = 300.0
 # While others answer, an endpoint that failed before is given this long to show that it is back.
 PROBE_S = 2.0
+# Shorter parts of a URL are words such as v2 or mainnet, which an error may well say.
+SECRET_CHARACTERS_MIN = 8
 
 # Changes are logged, once each: `well` is the start.
 State = Literal["well", "failing", "limited", "misplaced"]
@@ -74,11 +78,27 @@ class Endpoint:
     head: BlockNumber | None = None  # when it was last compared with the others
     is_on_chain: bool = False  # its chain id was asked for, and is the right one
     calls_per_batch_max: int = CALLS_PER_BATCH_MAX
+    _secrets: list[str] = field(init=False, repr=False)
+    names: tuple[int, str] = field(init=False)  # its number and host, as metrics name it: nothing secret
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        self.names = (self.number, parts.hostname or "")
+        words = [parts.password or "", *parts.path.split("/"), *re.split("[&=]", parts.query)]
+        self._secrets = sorted({word for word in words if len(word) >= SECRET_CHARACTERS_MIN}, key=len, reverse=True)
+        for kind in metrics.RPC_ERROR_KINDS:
+            metrics.RPC_ERRORS.expect(*self.names, kind)
 
     @property
     def label(self) -> str:
         """What it is called in logs and errors, without anything secret."""
         return f"endpoint {self.number} ({urlsplit(self.url).hostname})"
+
+    def without_secrets(self, text: str) -> str:
+        """What it said, without what only its URL should hold: providers quote keys that they refuse."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
 
     def answered(self) -> None:
         """It gave an answer that can be used."""
@@ -97,6 +117,7 @@ class Endpoint:
 
     def misplaced(self, *, found: int, expected: int, now: float) -> None:
         """It serves another chain: it is not used."""
+        metrics.RPC_ERRORS.add(*self.names, "misplaced")
         if self.state != "misplaced":
             log.error(
                 "rpc_endpoint_misplaced",
@@ -127,6 +148,7 @@ class Endpoint:
     def _rest(
         self, state: State, reason: str, *, now: float, seconds: float | None, first_s: float, most_s: float
     ) -> None:
+        metrics.RPC_ERRORS.add(*self.names, state)
         if self.state != state and self._is_told(state):
             log.warning(
                 f"rpc_endpoint_{state}", message=f"RPC: {self.label} is {state}: {reason}", endpoint=self.number

@@ -18,6 +18,7 @@ import msgspec
 from payfirst.chain import rpc_wire as wires
 from payfirst.chain.endpoints import PROBE_S, Endpoint, Endpoints, retry_after_s
 from payfirst.chain.rpc_errors import Blame, RpcRefused, RpcUnavailable, blame
+from payfirst.ops import metrics
 from payfirst.ops.log import get_logger
 from payfirst.units import BlockNumber
 
@@ -124,6 +125,7 @@ class Failover:
             except RpcRefused as refused:
                 if blame(refused) is Blame.CALL:
                     raise
+                metrics.RPC_ERRORS.add(*endpoint.names, "refused")
                 refusal = refusal or refused
             else:
                 endpoint.answered()
@@ -195,6 +197,9 @@ class Failover:
             if i not in by_id:
                 raise _Failed(f"{call.method} was left out of its answer to a batch")
         found = [by_id[i] for i in range(len(calls))]
+        for answer in found:
+            if answer.error is not None:
+                answer.error.message = endpoint.without_secrets(answer.error.message)
         self._judge(calls, found)
         return found
 
@@ -216,6 +221,7 @@ class Failover:
     async def _post(self, endpoint: Endpoint, body: object, *, is_batch: bool, timeout_s: float) -> bytes:
         if self._session is None:
             raise RuntimeError("the RPC client is used outside its context")
+        started = self._now()
         try:
             async with self._session.post(
                 endpoint.url,
@@ -230,6 +236,8 @@ class Failover:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             # The error's own text may hold the URL, and that a key.
             raise _Failed(type(error).__name__) from None
+        finally:
+            metrics.RPC_SECONDS.observe(self._now() - started, *endpoint.names)
         if status == 200:
             if len(raw) > RESPONSE_BYTES_MAX:
                 raise _Failed(f"its answer is longer than {RESPONSE_BYTES_MAX} bytes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
 import typer
@@ -12,6 +13,7 @@ from payfirst.cli import settings
 from payfirst.cli.settings import ConfigOption
 from payfirst.local.postgres import redacted
 from payfirst.store import migrate
+from payfirst.store import roles as database_roles
 
 app = typer.Typer(help="The database's tables.", no_args_is_help=True)
 console = Console(highlight=False, soft_wrap=True)
@@ -26,8 +28,31 @@ def upgrade(
     with settings.database(loaded) as url:
         before = migrate.status(url).current
         migrate.upgrade(url, revision)
-        after = migrate.status(url).current
-    console.print(f"{redacted(url)}: {before or 'empty'} → {after}")
+        now = migrate.status(url)
+        refreshed = now.is_current and asyncio.run(database_roles.refresh(url))
+    console.print(f"{redacted(url)}: {before or 'empty'} → {now.current}")
+    if refreshed:
+        console.print(f"{', '.join(database_roles.ROLES)} have the rights of this release")
+
+
+@app.command()
+def roles(
+    config: ConfigOption = None,
+    sql: Annotated[bool, typer.Option("--sql", help="Print the statements instead of running them.")] = False,
+) -> None:
+    """Make the database roles of API, workers and onlookers, each with only the rights it needs. Harmless again."""
+    loaded = configuration.load(config, role="tool")
+    with settings.database(loaded) as url:
+        settings.demand_current_schema(url)
+        if sql:
+            for statement in asyncio.run(database_roles.script(url)):
+                typer.echo(f"{statement};")
+            return
+        made = asyncio.run(database_roles.apply(url))
+    for role in database_roles.ROLES:
+        console.print(f"{role}: {'made, without a password' if role in made else 'was there'}, has its rights")
+    if made:
+        console.print("Give each a password of its own with psql: \\password payfirst_api")
 
 
 @app.command()

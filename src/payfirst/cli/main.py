@@ -77,6 +77,23 @@ def work(config: ConfigOption = None) -> None:
 
 
 @app.command()
+def metrics(
+    config: ConfigOption = None,
+    print_file: Annotated[
+        str | None, typer.Option("--print", help="Print a file that ships: alerts, dashboard or scrape.")
+    ] = None,
+) -> None:
+    """Run the exporter that Prometheus scrapes: it shows what all API and worker processes measured."""
+    from payfirst.cli.metrics import metrics as run
+    from payfirst.cli.metrics import shipped
+
+    if print_file is None:
+        run(config)
+    else:
+        typer.echo(shipped(print_file), nl=False)
+
+
+@app.command()
 def demo(
     once: Annotated[bool, typer.Option("--once", help="Stop at the end; exit 0 only if everything adds up.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object on the last line.")] = False,

@@ -25,10 +25,10 @@ def up(config: Path | None, *, workers: int) -> None:
         else:
             migrate.upgrade(url)  # the embedded database is payfirst's own to keep up to date
         log.get_logger().info("up", message=f"payfirst on {loaded.server.base_url}, database {redacted(url)}")
-        asyncio.run(_up(config, url, workers))
+        asyncio.run(_up(config, url, workers, exports=bool(loaded.metrics.port)))
 
 
-async def _up(config: Path | None, url: str, workers: int) -> None:
+async def _up(config: Path | None, url: str, workers: int, *, exports: bool) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGTERM, signal.SIGINT):
@@ -39,4 +39,5 @@ async def _up(config: Path | None, url: str, workers: int) -> None:
     # The process that faces the internet is given no key.
     api = children.api(env=configuration.without_keys(environment))
     work = [children.worker(number=n + 1, env=environment) for n in range(workers)]
-    await children.supervise([*work, api], asked_to_stop=stop)
+    shown = [children.metrics(env=configuration.without_keys(environment))] if exports else []
+    await children.supervise([*shown, *work, api], asked_to_stop=stop)

@@ -290,7 +290,8 @@ def _expected(setting: str, problem: ErrorDetails) -> str:
 
 def _nearest(name: str, known: Sequence[str]) -> str:
     """` (did you mean …?)`, or nothing when no name is near."""
-    last_parts = {candidate.rpartition(".")[2]: candidate for candidate in known}
+    # Of two with the same last part the earlier section is meant: server.port before metrics.port.
+    last_parts = {candidate.rpartition(".")[2]: candidate for candidate in reversed(known)}
     close = difflib.get_close_matches(name, known, n=1)
     if not close:
         close = [last_parts[part] for part in difflib.get_close_matches(name.rpartition(".")[2], last_parts, n=1)]

@@ -391,6 +391,18 @@ class Log(Section):
     )
 
 
+class Metrics(Section):
+    """Where `payfirst metrics` listens: never the public port."""
+
+    host: str = _text(
+        "127.0.0.1",
+        "The address of payfirst metrics. Whoever reaches it reads turnover, balances and debts.",
+        expected="a host name or IP address",
+        min_length=1,
+    )
+    port: int = _whole(0, 0, 65_535, "Its port, such as 9464. 0: payfirst up starts no exporter.")
+
+
 class Config(BaseSettings):
     """Everything that can be set, checked and frozen. Made by `load` only."""
 
@@ -407,6 +419,7 @@ class Config(BaseSettings):
     settle: Settle = Settle()
     mint: Mint = Mint()
     signers: Signers | None = None
+    metrics: Metrics = Metrics()
     log: Log = Log()
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
@@ -459,6 +472,7 @@ SECTIONS: dict[str, type[Section]] = {
     "settle": Settle,
     "mint": Mint,
     "signers": Signers,
+    "metrics": Metrics,
     "log": Log,
 }
 SETTINGS: dict[str, FieldInfo] = {"data_dir": Config.model_fields["data_dir"]} | {

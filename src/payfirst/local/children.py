@@ -44,6 +44,11 @@ def worker(*, number: int = 1, env: Mapping[str, str]) -> Program:
     return Program(f"worker-{number}", (sys.executable, "-m", "payfirst", "work"), env, WORKER_NICENESS)
 
 
+def metrics(*, env: Mapping[str, str]) -> Program:
+    """`payfirst metrics`, run by this interpreter, behind everything else."""
+    return Program("metrics", (sys.executable, "-m", "payfirst", "metrics"), env, WORKER_NICENESS)
+
+
 def before_start(niceness: int = 0) -> Callable[[], None]:
     """For `preexec_fn`: give way by `niceness`, and (on Linux) end by SIGTERM when the parent dies, however it dies."""
     libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 SHORTEST_S = 1e-6
@@ -76,6 +77,19 @@ class LatencyHistogram:
         if min(between._counts) < 0:
             raise ValueError("the snapshot counts more than what it is subtracted from")
         return between
+
+    def counted(self, bounds: Sequence[float]) -> tuple[list[int], float]:
+        """How many durations fell at or below each bound (and above the one before), how many beyond, and their sum.
+
+        Each is taken at its bucket's middle, so a duration within 2 % of a bound may count on its other side.
+        """
+        counts, total = [0] * (len(bounds) + 1), 0.0
+        for index, count in enumerate(self._counts):
+            if count:
+                middle = SHORTEST_S * math.pow(GROWTH, index + 0.5)
+                counts[bisect_left(bounds, middle)] += count
+                total += middle * count
+        return counts, total
 
     def to_json(self) -> dict[str, int]:
         """The buckets that are not empty: index → count."""

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from payfirst.errors import PayerError, StoreUnavailable
 from payfirst.lifecycle import PaymentStatus
+from payfirst.ops import metrics
 from payfirst.pipeline.admission import NotNow
 from payfirst.store import payments
 from payfirst.store.database import Pool, session
@@ -120,6 +121,7 @@ class Acceptor:
                 _refuse(waiting, error)
             return
         if created:
+            metrics.ACCEPT_BATCH.observe(len(created))
             self._notifier.wake()
         repeated = [w for w in batch if w.payment.id not in created]
         for waiting in batch:

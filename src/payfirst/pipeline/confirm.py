@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from collections.abc import Callable, Collection, Sequence
 
 from payfirst.chain.blocks import Block
 from payfirst.chain.rpc import RpcClient
 from payfirst.errors import LeaseLost, RetriedError
+from payfirst.ops import metrics
 from payfirst.ops.log import FlowLog, get_logger
 from payfirst.pipeline import credit, minted, scan
 from payfirst.pipeline.confirm_plan import BlockPlan, plan_block
 from payfirst.pipeline.head import HeadWatch, read_block
+from payfirst.pipeline.settle_plan import NONCE_USED
 from payfirst.pipeline.terms import Terms
 from payfirst.store import crediting, heads, mints, tokens, transactions
 from payfirst.store.database import Connection, Pool, session, transaction
 from payfirst.store.heads import ReadBlock
+from payfirst.store.mints import Minted
 from payfirst.store.tokens import TokenFacts
 from payfirst.store.transactions import UnresolvedHash
 from payfirst.store.wake import OnChanged
@@ -131,14 +133,16 @@ class Confirmer:
         async with transaction(self._pool, "apply a block") as connection:
             await heads.move(connection, self._terms.network, before=cursor, after=after)
             await heads.remember(connection, self._terms.network, [after])
-            created, units_of = await self._write(connection, plan, block, unresolved)
+            created, units = await self._write(connection, plan, block, unresolved)
             for token in facts:
                 await tokens.sync(connection, self._terms.network, token, height=after.height)
             if plan.credits or unresolved:  # a block without credits slows the average while there is work
                 rate = len(plan.credits) / max(1.0, after.time - cursor.time)
                 await heads.note_drain(connection, self._terms.network, settled_per_s=rate, weight=DRAIN_WEIGHT)
-        self._on_changed({*plan.payment_ids, *units_of})
-        self._report(plan, created, block, seconds=time.monotonic() - started)
+        self._on_changed({*plan.payment_ids, *(unit.payment_id for unit in units)})
+        seconds = time.monotonic() - started
+        _count(plan, units, seconds=seconds)
+        self._report(plan, created, block, seconds=seconds)
         return after
 
     async def _write(
@@ -147,12 +151,12 @@ class Confirmer:
         plan: BlockPlan,
         block: scan.FoundBlock,
         unresolved: dict[TxHash, UnresolvedHash],
-    ) -> tuple[list[credit.Created], set[uuid.UUID]]:
+    ) -> tuple[list[credit.Created], list[Minted]]:
         """Everything that one block changes; all items of a transaction leave `sent` in this commit.
 
-        Returns the payments it completed, and those of which units were minted.
+        Returns the payments it completed, and the units that were minted.
         """
-        units_of: set[uuid.UUID] = set()
+        units: list[Minted] = []
         # A row may name another hash of the nonce than the one that was mined.
         resolved = {t.id for t in plan.transactions}
         mined = [tx_hash for tx_hash, known in unresolved.items() if known.transaction_id in resolved]
@@ -166,10 +170,10 @@ class Confirmer:
         if plan.returned_payments:
             await crediting.return_reverted(connection, plan.returned_payments, mined=mined)
         if plan.minted:
-            units_of = await minted.write(connection, self._terms.network, plan.minted, block=block.head.number)
+            units = await minted.write(connection, self._terms.network, plan.minted, block=block.head.number)
         if plan.returned_mints:
             await mints.return_to_queue(connection, plan.returned_mints, mined=mined)
-        return created, units_of
+        return created, units
 
     async def _token_facts(
         self, block: scan.FoundBlock, *, just_minted: Collection[Address], is_newest: bool
@@ -235,6 +239,10 @@ class Confirmer:
             taken = await crediting.reorg_above(connection, self._terms.network, fork.height)
             unminted = await mints.reorg_above(connection, self._terms.network, fork.height)
             await tokens.add_reserved(connection, self._terms.network, unminted)
+        metrics.REORGS.add()
+        metrics.REORGED.add("payment", by=len(taken))
+        metrics.REORGED.add("mint", by=sum(unminted.values()))
+        metrics.REORGED.add("transaction", by=len(reopened))
         log.warning(
             "reorg",
             message=f"Reorg: blocks above {fork.height} are gone; {len(taken)} payments and"
@@ -246,6 +254,19 @@ class Confirmer:
             mints=sum(unminted.values()),
             transactions=len(reopened),
         )
+
+
+def _count(plan: BlockPlan, units: Sequence[Minted], *, seconds: float) -> None:
+    """For the metrics, after the commit."""
+    metrics.BLOCKS.observe(seconds)
+    credit.count(plan.credits)
+    if plan.used_before:
+        metrics.PAYMENTS_FAILED.add(NONCE_USED, by=len(plan.used_before))
+    for mined in plan.transactions:
+        metrics.TRANSACTIONS_MINED.add("succeeded" if mined.succeeded else "reverted")
+        metrics.GAS_USED.add(by=mined.gas_used)
+        metrics.GAS_PAID_WEI.add(by=mined.gas_used * mined.gas_price)
+    minted.count(units)
 
 
 def _linked(blocks: Sequence[Block]) -> list[Block]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from payfirst.chain.blocks import Head
 from payfirst.lifecycle import MintStatus
+from payfirst.ops import metrics
 from payfirst.pipeline.confirm_plan import Credit
 from payfirst.pipeline.settle_plan import NONCE_USED, SENTENCES
 from payfirst.pipeline.terms import Terms
@@ -52,6 +53,15 @@ async def write(connection: Connection, credits_: Sequence[Credit], *, block: He
     if debts:
         await owed.write(connection, debts, direction="to_buyer", reason=NO_SUPPLY)
     return [Created(one.payment.id, one.payment.quantity) for one in credits_]
+
+
+def count(credits_: Sequence[Credit]) -> None:
+    """For the metrics: call it after the commit."""
+    metrics.PAYMENTS_COMPLETED.add(by=len(credits_))
+    for one in credits_:
+        metrics.STAGE.observe(one.payment.age_s, *metrics.ACCEPTED_TO_COMPLETED)
+        if one.payment.sent_s is not None:
+            metrics.STAGE.observe(one.payment.sent_s, *metrics.SENT_TO_COMPLETED)
 
 
 async def _reserve_late(connection: Connection, credits_: Sequence[Credit], terms: Terms) -> set[uuid.UUID]:

@@ -167,7 +167,8 @@ class Minter:
                 changed = await minted.write(
                     connection, self._terms.network, [(unit.mint_id, by.tx_hash)], block=by.block
                 )
-            self._on_changed(changed)
+            self._on_changed({one.payment_id for one in changed})
+            minted.count(changed)
             log.warning(
                 "minted_elsewhere",
                 message=f"Unit {unit.unit} of payment {unit.payment_id} was minted by {hex_text(by.tx_hash)}, which"

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 
+from payfirst.ops import metrics
 from payfirst.store import mints, owed, tokens
 from payfirst.store.database import Connection
+from payfirst.store.mints import Minted
 from payfirst.units import Address, BlockNumber, MintId, TxHash
 
 
 async def write(
     connection: Connection, network: str, found: Sequence[tuple[MintId, TxHash]], *, block: BlockNumber
-) -> set[uuid.UUID]:
-    """Complete the units whose mint ids stand in `block`; returns the payments of those that were not."""
+) -> list[Minted]:
+    """Complete the units whose mint ids stand in `block`; returns those that were not."""
     minted = await mints.mark_minted(connection, found, block=block)
     freed: dict[Address, int] = {}
     for unit in minted:
@@ -24,4 +25,12 @@ async def write(
     given_up = [unit.id for unit in minted if unit.before == "owed"]
     if given_up:
         await owed.settle_minted(connection, given_up)
-    return {unit.payment_id for unit in minted}
+    return minted
+
+
+def count(minted: Sequence[Minted]) -> None:
+    """For the metrics: call it after the commit."""
+    metrics.UNITS_MINTED.add(by=len(minted))
+    for unit in minted:
+        metrics.STAGE.observe(unit.age_s, *metrics.COMPLETED_TO_MINTED)
+        metrics.STAGE.observe(unit.paid_s, *metrics.ACCEPTED_TO_MINTED)

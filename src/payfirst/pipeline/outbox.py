@@ -10,6 +10,7 @@ from payfirst.chain.fees import Fees, fees_at, replacement_fees
 from payfirst.chain.rpc import RpcClient, RpcRefused, RpcUnavailable
 from payfirst.chain.signers import SignedTransaction, Signer, call_data
 from payfirst.errors import LeaseLost, OperatorError, RetriedError
+from payfirst.ops import metrics
 from payfirst.ops.log import get_logger
 from payfirst.pipeline.head import HeadWatch
 from payfirst.pipeline.terms import Terms
@@ -246,6 +247,7 @@ class Outbox:
             )
             await store_items(connection, transaction_id, signed.hash)
         self._tenure = Tenure(tenure.epoch, AccountNonce(signed.nonce + 1))
+        metrics.BATCH.observe(item_count, self._purpose)
         await self._broadcast(signed.hash, signed.signed)
         return signed
 
@@ -345,6 +347,7 @@ class Outbox:
         if step in (Step.REPLACE, Step.NO_OP) and await self._replace(sent, as_noop=step is Step.NO_OP or sent.is_noop):
             return
         if step is Step.REBROADCAST or not known:
+            metrics.REBROADCASTS.add(self._purpose)
             log.info(
                 "rebroadcast",
                 message=f"Sending the stored bytes of nonce {sent.nonce} again",
@@ -396,6 +399,7 @@ class Outbox:
             stored = await transactions.store_replacement(connection, replacement, epoch=tenure.epoch)
         if not stored:
             return True  # resolved meanwhile, or another's
+        metrics.REPLACEMENTS.add(self._purpose, "noop" if as_noop else "fee")
         log.warning(
             "nonce_given_up" if as_noop else "fee_raised",
             message=(

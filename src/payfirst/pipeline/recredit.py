@@ -72,4 +72,6 @@ class Recrediter:
             if remembered is not None and remembered != head.hash:
                 raise RpcUnavailable("RPC: the node is on another chain than the one that was read")
             evidence = await scan.payment_evidence(connection, found, terms=self._terms)
-            await credit.write(connection, plan_block(evidence).credits, block=head, terms=self._terms)
+            credits_ = plan_block(evidence).credits
+            await credit.write(connection, credits_, block=head, terms=self._terms)
+        credit.count(credits_)

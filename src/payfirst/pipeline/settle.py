@@ -12,6 +12,7 @@ from payfirst.chain.contracts import Preflight, PreflightItem, PreflightRequest
 from payfirst.chain.fees import gas_limit
 from payfirst.chain.rpc import RpcClient, RpcRefused
 from payfirst.errors import RetriedError, StoreUnavailable
+from payfirst.ops import metrics
 from payfirst.ops.log import FlowLog, get_logger
 from payfirst.pipeline.head import HeadWatch
 from payfirst.pipeline.outbox import Outbox
@@ -219,6 +220,7 @@ class Settler:
         self._on_changed(ended)
         reasons = {f.id: f for f in plan.failed}
         for payment_id in ended:
+            metrics.PAYMENTS_FAILED.add(reasons[payment_id].code)
             log.info(
                 "payment_failed",
                 message=f"❌ Payment failed before sending: {payment_id} ({reasons[payment_id].sentence})",
@@ -250,10 +252,11 @@ class Settler:
             to = self._terms.multicall3
             data = contracts.encode_aggregate3([(self._terms.asset, call) for call in calls])
         ids = [p.id for p in batch.payments]
+        ages_s: list[float] = []
 
         async def store_items(connection: Connection, transaction_id: int, tx_hash: TxHash) -> None:
             await transactions.store_payment_items(connection, transaction_id, ids)
-            await settling.mark_sent(connection, ids, tx_hash=tx_hash, claim=claim)
+            ages_s.extend(await settling.mark_sent(connection, ids, tx_hash=tx_hash, claim=claim))
 
         sent = await self._outbox.send(
             to=to,
@@ -263,6 +266,8 @@ class Settler:
             store_items=store_items,
         )
         self._on_changed(ids)
+        for age_s in ages_s:
+            metrics.STAGE.observe(age_s, *metrics.ACCEPTED_TO_SENT)
         for payment_id in ids:
             self._flow_log.payment_sent(payment_id=payment_id, account_nonce=sent.nonce, tx_hash=sent.hash)
         self._flow_log.batch_complete(succeeded=len(ids), failed=failed, tx_hash=sent.hash)

@@ -7,6 +7,7 @@ import asyncio
 from payfirst.chain import contracts
 from payfirst.chain.rpc import RpcClient
 from payfirst.errors import RetriedError
+from payfirst.ops import metrics
 from payfirst.ops.log import get_logger
 from payfirst.pipeline.recredit import Recrediter, Use
 from payfirst.pipeline.settle_plan import NONCE_USED, SENTENCES
@@ -74,7 +75,12 @@ class Watcher:
         not_ours = [c.id for c in elsewhere if not await self._recrediter.find(_use(c))]
         async with transaction(self._pool, "fail expired payments") as connection:
             ended = await crediting.fail_expired(connection, expired, code=EXPIRED, sentence=EXPIRED_SENTENCE)
-            ended += await crediting.fail_expired(connection, not_ours, code=NONCE_USED, sentence=SENTENCES[NONCE_USED])
+            used_up = await crediting.fail_expired(
+                connection, not_ours, code=NONCE_USED, sentence=SENTENCES[NONCE_USED]
+            )
+        metrics.PAYMENTS_FAILED.add(EXPIRED, by=len(ended))
+        metrics.PAYMENTS_FAILED.add(NONCE_USED, by=len(used_up))
+        ended += used_up
         self._on_changed(ended)
         for payment_id in ended:
             log.info("payment_failed", message=f"❌ Payment expired unsettled: {payment_id}", payment_id=payment_id)

@@ -14,6 +14,8 @@ import msgspec
 from payfirst.chain.rpc import RpcClient
 from payfirst.chain.signers import Signer
 from payfirst.errors import OperatorError, RetriedError, StoreUnavailable
+from payfirst.ops import metrics
+from payfirst.ops.latency import LoopMonitor
 from payfirst.ops.log import FlowLog, get_logger, run_flusher
 from payfirst.pipeline.configured import demand_configured_chain
 from payfirst.pipeline.confirm import Confirmer
@@ -123,6 +125,7 @@ class _Worker:
             on_mints=self._on_mints, on_changed=on_changed,
         )  # fmt: skip
         self._watcher = Watcher(pool, rpc, terms=terms, recrediter=recrediter, on_changed=on_changed)
+        self._monitor = LoopMonitor()
         self._stopping = False
 
     async def _free_payments(self, connection: Connection, claim: Claim) -> None:
@@ -165,6 +168,7 @@ class _Worker:
         }
         senders = [asyncio.create_task(self._keep(name, task)) for name, task in sending.items()]
         lookers = [asyncio.create_task(self._keep(name, task)) for name, task in looking.items()]
+        self._monitor.start()
         log.info("worker_started", message="Worker started", worker=str(self._process.id), network=self._network)
         asked = asyncio.create_task(_until(stop))
         await asyncio.wait([asked, *senders, *lookers], return_when=asyncio.FIRST_COMPLETED)
@@ -191,11 +195,13 @@ class _Worker:
             except OperatorError:
                 raise
             except Exception:
+                metrics.TASK_FAILURES.add()
                 log.exception("task_failed", message=f"The {name} task failed and is started again", task=name)
                 await asyncio.sleep(RESTART_S)
 
     async def _stop(self, senders: list[asyncio.Task[None]], lookers: list[asyncio.Task[None]]) -> None:
         self._stopping = True
+        self._monitor.stop()
         for lane in self._lanes:
             lane.rounds.stop()
         await asyncio.wait(senders, timeout=STOP_S)
@@ -218,11 +224,17 @@ class _Worker:
         async with session(self._pool, "say that this worker stops") as connection:
             await processes.leave(connection, self._process)
 
+    def _stats(self) -> str:
+        counted = metrics.snapshot(
+            (*metrics.WORKER, metrics.TASK_FAILURES), rebucketed={metrics.LOOP_LAG: self._monitor.histogram}
+        )
+        return msgspec.json.encode({"metrics": counted}).decode()
+
     async def _beat(self) -> None:
         while True:
             try:
                 async with session(self._pool, "say that this worker lives") as connection:
-                    await processes.beat(connection, self._process, stats_json=msgspec.json.encode({}).decode())
+                    await processes.beat(connection, self._process, stats_json=self._stats())
             except StoreUnavailable as error:
                 log.warning("heartbeat_missed", message=f"No heartbeat could be written: {error}")
             await asyncio.sleep(HEARTBEAT_S)

@@ -9,7 +9,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -46,7 +46,10 @@ async def _closing(connection: AsyncConnection) -> AsyncIterator[None]:
 
 async def _with_connection(url: str, act: Callable[[Connection], None]) -> None:
     dialect_url = "postgresql+asyncpg://" + url.split("://", 1)[1]
-    engine = create_async_engine(dialect_url, poolclass=NullPool)
+    try:
+        engine = create_async_engine(dialect_url, poolclass=NullPool)
+    except (ArgumentError, ValueError) as error:
+        raise database_not_there(url, error) from None  # its own words may hold the password
     try:
         try:
             connection = await engine.connect()

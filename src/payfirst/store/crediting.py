@@ -59,7 +59,9 @@ RETURNING id
 # credit_candidates: the payments that these authorizations belong to, whatever has become of them.
 CREDIT_CANDIDATES = """
 SELECT p.id, p.token_address, p.payer, p.pay_to, p.amount, p.quantity, p.recipient, p.authorization_nonce, p.status,
-       p.finality, p.accepted_height, p.supply_reserved, p.settled_block_hash, p.settled_log_index, p.tx_hash
+       p.finality, p.accepted_height, p.supply_reserved, p.settled_block_hash, p.settled_log_index, p.tx_hash,
+       extract(epoch FROM now() - p.created_at)::float8 AS age_s,
+       CASE WHEN p.status = 'sent' THEN extract(epoch FROM now() - p.processed_at)::float8 END AS sent_s
 FROM unnest($3::bytea[], $4::bytea[]) AS k(payer, nonce)
 JOIN authorizations a ON a.payer = k.payer AND a.authorization_nonce = k.nonce AND a.asset = $2 AND a.network = $1
 JOIN payment_queue p ON p.id = a.payment_id
@@ -142,7 +144,10 @@ WHERE network = $1 AND (status IN ('pending', 'sent') OR status = 'failed' AND v
 
 @dataclass(frozen=True, slots=True)
 class CreditCandidate:
-    """A payment that an authorization found on chain belongs to."""
+    """A payment that an authorization found on chain belongs to.
+
+    `age_s` is since it was accepted, `sent_s` since it was sent (None where it is not).
+    """
 
     id: uuid.UUID
     token: Address
@@ -159,6 +164,8 @@ class CreditCandidate:
     settled_block_hash: BlockHash | None
     settled_log_index: int | None
     tx_hash: TxHash | None
+    age_s: float = 0.0
+    sent_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +263,8 @@ async def credit_candidates(
             else BlockHash(bytes_of(row["settled_block_hash"])),
             settled_log_index=row["settled_log_index"],
             tx_hash=None if row["tx_hash"] is None else TxHash(bytes_of(row["tx_hash"])),
+            age_s=row["age_s"],
+            sent_s=row["sent_s"],
         )
         for row in rows
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import AsyncIterator, Iterator
 from typing import TypeAlias
 
@@ -23,12 +24,17 @@ UNAVAILABLE = (
     TimeoutError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    # What the driver says of a connection that the server has just ended, if it had not noticed yet.
+    asyncpg.InternalClientError,
     asyncpg.InsufficientResourcesError,
     asyncpg.OperatorInterventionError,
     asyncpg.PostgresSystemError,
     asyncpg.TransactionRollbackError,
     asyncpg.LockNotAvailableError,
 )
+
+
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:]*)(:[0-9]+)?")
 
 
 class DatabaseNotThere(OperatorError):
@@ -63,10 +69,18 @@ async def connect(url: str, *, name: str, size: int) -> Pool:
 
 
 def database_not_there(url: str, error: BaseException) -> DatabaseNotThere:
-    """The error that names the server (without its password) and what the driver says."""
-    where = url.rsplit("@", 1)[-1]
+    """The error that names the server and what the driver says, both without the password."""
+    credentials, _, rest = url.partition("://")[2].rpartition("@")
+    hosts, path = re.match(r"([^/?#]*)(/[^?#]*)?", rest).groups("")  # type: ignore[union-attr]  # it matches anything
+    where = ",".join(h if _HOST.fullmatch(h) else h.partition(":")[0] + ":***" for h in hosts.split(","))
+    said = str(error)
+    # A driver that cannot read a URL may quote the part of it that it stumbled over.
+    passwords = [*re.split("[:/?#]", credentials)[1:], *re.findall(r":([^/?#:]*)", rest)]
+    passwords += re.findall(r"password=([^&#]*)", url)
+    for password in sorted((p for p in passwords if not p.isdigit() and p), key=len, reverse=True):
+        said = said.replace(password, "***")
     return DatabaseNotThere(
-        f"no connection to the database at {where}: {error}."
+        f"no connection to the database at {where}{path}: {said}."
         " Check database.url or DATABASE_URL, and that the server runs."
     )
 
@@ -74,14 +88,18 @@ def database_not_there(url: str, error: BaseException) -> DatabaseNotThere:
 @contextlib.asynccontextmanager
 async def transaction(pool: Pool, doing: str) -> AsyncIterator[Connection]:
     """One transaction on one connection; its failures are StoreUnavailable where PostgreSQL is away."""
-    with store_errors(doing):
-        async with pool.acquire(timeout=CONNECT_TIMEOUT_S) as connection, connection.transaction():
-            yield connection
+    async with session(pool, doing) as connection, connection.transaction():
+        yield connection
 
 
 @contextlib.asynccontextmanager
 async def session(pool: Pool, doing: str) -> AsyncIterator[Connection]:
     """One connection, each statement its own transaction."""
     with store_errors(doing):
-        async with pool.acquire(timeout=CONNECT_TIMEOUT_S) as connection:
+        async with contextlib.AsyncExitStack() as acquired:
+            try:
+                connection = await acquired.enter_async_context(pool.acquire(timeout=CONNECT_TIMEOUT_S))
+            except asyncpg.PostgresError as error:
+                # Whatever the words (a password that was changed, a database that is closed): nothing was asked yet.
+                raise StoreUnavailable(f"{doing}: {type(error).__name__}: {error}") from error
             yield connection

@@ -91,7 +91,9 @@ SET status = 'completed', mint_tx_hash = e.tx_hash, minted_block = $3, processed
     error_code = NULL, lease_owner = NULL, lease_until = NULL
 FROM unnest($1::text[], $2::text[]) AS e(mint_id, tx_hash), mint_queue old
 WHERE m.mint_id = e.mint_id AND old.id = m.id AND m.status IN ('pending', 'sent', 'owed')
-RETURNING m.id, m.token_address, m.payment_id, m.created_at, old.status AS before
+RETURNING m.id, m.token_address, m.payment_id, old.status AS before,
+          extract(epoch FROM now() - m.created_at)::float8 AS age_s,
+          extract(epoch FROM now() - (SELECT created_at FROM payment_queue WHERE id = m.payment_id))::float8 AS paid_s
 """
 
 # return_mints: their transaction was mined without them. Waits longer each time: gas is paid for every one.
@@ -158,12 +160,17 @@ class ClaimedMint:
 
 @dataclass(frozen=True, slots=True)
 class Minted:
-    """A unit that has just been found on chain, and what it was before."""
+    """A unit that has just been found on chain, and what it was before.
+
+    `age_s` is since its payment was completed, `paid_s` since that was accepted.
+    """
 
     id: uuid.UUID
     payment_id: uuid.UUID
     token: Address
     before: MintStatus
+    age_s: float
+    paid_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +268,14 @@ async def mark_minted(
         MARK_MINTED, [hex_text(mint_id) for mint_id, _ in found], [hex_text(tx) for _, tx in found], block
     )
     return [
-        Minted(row["id"], row["payment_id"], address_of(row["token_address"]), MintStatus(row["before"]))
+        Minted(
+            id=row["id"],
+            payment_id=row["payment_id"],
+            token=address_of(row["token_address"]),
+            before=MintStatus(row["before"]),
+            age_s=row["age_s"],
+            paid_s=row["paid_s"],
+        )
         for row in rows
     ]
 

@@ -76,6 +76,7 @@ UPDATE payment_queue
 SET status = 'sent', tx_hash = $2, processed_at = now(), error = NULL, error_code = NULL, suspected_code = NULL,
     suspected_height = NULL, lease_owner = NULL, lease_until = NULL, attempts = attempts + 1
 WHERE id = ANY($1::uuid[]) AND status = 'pending' AND lease_owner = $3 AND lease_epoch = $4
+RETURNING extract(epoch FROM now() - created_at)::float8 AS age_s
 """
 
 # fail_claimed: refused before anything was sent; no money moved.
@@ -209,11 +210,15 @@ async def postpone(connection: Connection, postponed: Sequence[Postponed], *, cl
     )
 
 
-async def mark_sent(connection: Connection, ids: Sequence[uuid.UUID], *, tx_hash: TxHash, claim: Claim) -> None:
-    """Turn the batch `sent`, all of it: raises LeaseLost (and so undoes everything) otherwise."""
-    changed = await connection.execute(MARK_SENT, ids, hex_text(tx_hash), claim.owner, claim.epoch)
-    if changed != f"UPDATE {len(ids)}":
-        raise LeaseLost(f"{changed} of a batch of {len(ids)} payments")
+async def mark_sent(connection: Connection, ids: Sequence[uuid.UUID], *, tx_hash: TxHash, claim: Claim) -> list[float]:
+    """Turn the batch `sent`, all of it: raises LeaseLost (and so undoes everything) otherwise.
+
+    Returns the seconds since each was accepted.
+    """
+    changed = await connection.fetch(MARK_SENT, ids, hex_text(tx_hash), claim.owner, claim.epoch)
+    if len(changed) != len(ids):
+        raise LeaseLost(f"{len(changed)} of a batch of {len(ids)} payments were still claimed")
+    return [row["age_s"] for row in changed]
 
 
 async def fail_claimed(connection: Connection, failed: Sequence[Failed], *, claim: Claim) -> list[uuid.UUID]:

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 
+import asyncpg
 import httpx
 import pytest
 
@@ -207,3 +208,27 @@ async def until_ready(shop: Shop) -> None:
         return (await shop.client.get("/ready")).status_code == 200
 
     await until(is_ready)
+
+
+async def test_a_database_that_lets_nobody_in_is_503(
+    database_url: str, pool: Pool, buyer: Buyer, log_lines: io.StringIO
+) -> None:
+    """Not 500: whatever PostgreSQL says to a new connection, nothing was asked of it; the same header sells later."""
+    await open_shop(pool)
+    name = database_url.rsplit("/", 1)[1]
+    admin = await asyncpg.connect(database_url.replace(name, "postgres"))
+    try:
+        async with running(configure(database_url), pool) as shop:
+            header = buyer.header()
+            await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+            await admin.fetch("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+            assert (await shop.mint(header)).status_code == 503, log_lines.getvalue()
+            assert (await shop.client.get("/api/payment/stats")).status_code == 503
+            await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+
+            async def is_taken() -> bool:
+                return (await shop.mint(header)).status_code == 202
+
+            await until(is_taken)
+    finally:
+        await admin.close()
