@@ -56,6 +56,7 @@ RIGHTS: Mapping[str, Rights] = {
         worker="SELECT, UPDATE (name, symbol, mint_amount, max_mint_count, minted, reserved, held_reason,"
         " synced_height, synced_at)",
     ),
+    "short_payers": Rights(api="SELECT", worker="SELECT, INSERT, UPDATE, DELETE"),
     "chain_heads": Rights(api="SELECT", worker="SELECT, INSERT, UPDATE"),
     "chain_blocks": Rights(worker="SELECT, INSERT, UPDATE, DELETE"),
     "owed": Rights(worker="SELECT, INSERT, UPDATE"),
