@@ -109,6 +109,18 @@ app.command(name="buy")(buy)
 
 
 @app.command()
+def stats(
+    since: Annotated[str, typer.Option(help="From when: 10m, 1h, 2d, or a time such as 2026-01-31T12:00Z.")] = "1h",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """How fast payments went through, what waits and what failed; exit code 1 when that is not as it should be."""
+    from payfirst.cli.stats import stats as run
+
+    run(config, since=since, as_json=as_json)
+
+
+@app.command()
 def version() -> None:
     """This release."""
     typer.echo(payfirst.__version__)
