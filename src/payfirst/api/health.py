@@ -12,7 +12,7 @@ from payfirst.api import problems
 from payfirst.api.respond import document, response
 from payfirst.api.runtime import Runtime
 from payfirst.errors import PayerError
-from payfirst.pipeline.admission import Admission, Limits, NotNow, workers_missing
+from payfirst.pipeline.admission import Admission, NotNow, why_not_accepting, workers_missing
 
 SNAPSHOT_AGE_S_MAX = 1.0
 RETRY_AFTER_S = 5
@@ -39,7 +39,7 @@ def routes(runtime: Runtime) -> list[Route]:
 
     async def ready(_request: Request) -> Response:
         try:
-            reasons = reasons_not_ready(runtime.service.admission, runtime.limits)
+            reasons = reasons_not_ready(runtime.service.admission)
         except NotNow as starting:
             reasons = [str(starting)]
         if not reasons:
@@ -57,10 +57,13 @@ def routes(runtime: Runtime) -> list[Route]:
     return [Route("/health", health), Route("/ready", ready)]
 
 
-def reasons_not_ready(admission: Admission, limits: Limits) -> list[str]:
+def reasons_not_ready(admission: Admission) -> list[str]:
     """Everything that keeps a payment from being accepted; empty when one could be."""
     reasons = []
-    age_s, snapshot = admission.age_s, admission.snapshot
+    limits, age_s, snapshot = admission.limits, admission.age_s, admission.snapshot
+    stopped = why_not_accepting(limits)
+    if stopped is not None:
+        reasons.append(stopped)
     if age_s > SNAPSHOT_AGE_S_MAX:
         reasons.append(f"The database has not answered for {age_s:.1f} s.")
     reasons += [f"{missing}." for missing in workers_missing(snapshot.workers, age_s=age_s, limits=limits)]

@@ -9,14 +9,14 @@ import socket
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import asyncpg
 import msgspec
 
 from payfirst.api.waiting import Waiting
-from payfirst.config import Config
+from payfirst.config import Config, live
 from payfirst.errors import PayfirstError, StoreUnavailable
 from payfirst.ops import metrics
 from payfirst.ops.latency import LatencyHistogram, LoopMonitor
@@ -91,18 +91,7 @@ class Runtime:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.network = config.network.network.caip2
-        self.limits = Limits(
-            heartbeat_age_s_max=config.payments.heartbeat_max_age_s,
-            confirm_lag_s_max=config.payments.confirm_lag_max_s,
-            token_sync_age_s_max=config.payments.token_sync_max_age_s,
-            confirmations=config.network.confirmations,
-            queue_depth_max=config.payments.queue_depth_max,
-            token_unsettled_max=config.payments.token_outstanding_max,
-            payer_unsettled_max=config.payments.payer_outstanding_max,
-            payer_short_s=config.payments.payer_short_s,
-            drain_rate_floor_per_s=config.payments.drain_rate_floor_per_s,
-            seconds_left_min=config.payments.seconds_left_min,
-        )
+        self._settings_json = "{}"
         self.log = get_logger(role="api")
         self.flow = FlowLog(get_logger(role="api"))
         self.measured = Measured()
@@ -211,7 +200,7 @@ class Runtime:
                 pool,
                 network=self.network,
                 asset=self.config.asset.address_bytes,
-                limits=self.limits,
+                limits_of=self._limits_of,
                 monotonic=time.monotonic,
             )
             await admission.refresh()
@@ -228,14 +217,45 @@ class Runtime:
         )
         return Service(pool, admission, acceptor, notifier)
 
+    def _limits_of(self, rows: Mapping[str, object]) -> Limits:
+        """What binds while the table of settings holds these rows; said in the log and in `processes`."""
+        found = live.overlay(self.config, rows)
+        said, self._settings_json = self._settings_json, live.said_json(found)
+        if self._settings_json != said and (rows or said != "{}"):
+            self.log.info(
+                "settings_taken_up",
+                message=f"Settings of the database taken up: {self._settings_json}",
+                settings=dict(rows),
+            )
+        payments, pause = found.config.payments, found.config.pause
+        return Limits(
+            heartbeat_age_s_max=payments.heartbeat_max_age_s,
+            confirm_lag_s_max=payments.confirm_lag_max_s,
+            token_sync_age_s_max=payments.token_sync_max_age_s,
+            confirmations=found.config.network.confirmations,
+            queue_depth_max=payments.queue_depth_max,
+            token_unsettled_max=payments.token_outstanding_max,
+            payer_unsettled_max=payments.payer_outstanding_max,
+            payer_short_s=payments.payer_short_s,
+            drain_rate_floor_per_s=payments.drain_rate_floor_per_s,
+            seconds_left_min=payments.seconds_left_min,
+            accepting=not pause.accepting,
+            settling=not pause.settling,
+        )
+
     async def _listen(self) -> None:
         await listen_to_changes(self.config.database.url, changed=self.waiting.changed, connected=self.waiting.look)
 
     async def _beat(self, pool: Pool) -> None:
+        noted = ""
         while True:
             with contextlib.suppress(StoreUnavailable):  # the next beat is a second away
                 async with session(pool, "say that this process lives") as connection:
                     await processes.beat(connection, self._identity, stats_json=self.measured.to_json(self.monitor))
+                    said = self._settings_json
+                    if noted != said:
+                        await processes.note_settings(connection, self._identity, settings_json=said)
+                        noted = said
             await asyncio.sleep(HEARTBEAT_S)
 
     def _supervise(self, name: str, run: Callable[[], Awaitable[None]]) -> None:

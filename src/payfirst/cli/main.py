@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import payfirst
-from payfirst.cli import db, mints, owed, payments, signers, tokens
+from payfirst.cli import db, live_settings, mints, owed, payments, signers, tokens
 from payfirst.cli.buy import buy
 from payfirst.cli.settings import ConfigOption
 from payfirst.errors import PayfirstError
@@ -30,6 +30,7 @@ app.add_typer(signers.app, name="signers")
 app.add_typer(payments.app, name="payments")
 app.add_typer(mints.app, name="mints")
 app.add_typer(owed.app, name="owed")
+app.add_typer(live_settings.app, name="settings")
 
 # Each command imports what it needs when it runs: the API's processes have no use for the signers' libraries.
 
@@ -106,6 +107,20 @@ def demo(
 
 
 app.command(name="buy")(buy)
+
+
+@app.command()
+def drain(
+    off: Annotated[bool, typer.Option("--off", help="Accept again.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when nothing is left to settle or mint.")] = False,
+    timeout: Annotated[float, typer.Option(help="With --wait, seconds after which to return anyway.", min=0)] = 600,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object at the end.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Stop accepting payments on every process (503, Retry-After), finish what was accepted, report what is left."""
+    from payfirst.cli.drain import drain as run
+
+    run(config, off=off, wait=wait, timeout_s=timeout, as_json=as_json)
 
 
 @app.command()

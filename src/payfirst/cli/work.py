@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 
 from payfirst import config as configuration
 from payfirst.chain import keystores
 from payfirst.chain.signers import Signer
 from payfirst.cli import settings
+from payfirst.config import live
 from payfirst.errors import OperatorError
 from payfirst.ops import log
 from payfirst.pipeline import worker
-from payfirst.pipeline.terms import Terms
+from payfirst.pipeline.terms import LayOver, TakenUp, Terms
 from payfirst.pipeline.worker import Keys
 from payfirst.units import Address, checksum_address
 
@@ -37,6 +39,7 @@ async def _work(loaded: configuration.Config, url: str) -> None:
         rpc_urls=loaded.network.rpc_urls,
         terms=terms(loaded),
         keys=keys(loaded),
+        lay_over=lay_over(loaded),
         stop=stop,
     )
 
@@ -68,7 +71,19 @@ def terms(config: configuration.Config) -> Terms:
         mint_batch_max=config.mint.batch_max,
         mint_unresolved_max=config.mint.unresolved_max,
         mint_gas_per_unit=config.mint.gas_per_unit,
+        settling_paused=config.pause.settling,
+        minting_paused=config.pause.minting,
     )
+
+
+def lay_over(config: configuration.Config) -> LayOver:
+    """What a worker of this configuration goes by while the table of settings holds what it holds."""
+
+    def laid_over(rows: Mapping[str, object]) -> TakenUp:
+        found = live.overlay(config, rows)
+        return TakenUp(terms(found.config), live.said_json(found))
+
+    return laid_over
 
 
 def keys(config: configuration.Config) -> Keys:

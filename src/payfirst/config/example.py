@@ -65,6 +65,8 @@ def _text(heading: Sequence[str], *, chosen: Mapping[str, object], network: str 
 
 def _toml(value: object) -> str:
     match value:
+        case bool():
+            return "true" if value else "false"
         case int() | Decimal():
             return str(value)
         case tuple():

@@ -152,16 +152,16 @@ def _put_from_file(gathered: _Gathered, setting: str, value: object, path: Path)
         gathered.put(setting, value, source)
     else:
         # The value is not shown: a misspelled name can hold a secret.
-        gathered.fault(setting, "…", source, f"a known setting{_nearest(setting, tuple(SETTINGS))}")
+        gathered.fault(setting, "…", source, f"a known setting{nearest(setting, tuple(SETTINGS))}")
 
 
 def _read_environment(gathered: _Gathered, environ: Mapping[str, str]) -> None:
     for name, text in environ.items():
         if name in VARIABLES:
             setting = VARIABLES[name]
-            gathered.put(setting, _typed(setting, text), f"environment: {name}")
+            gathered.put(setting, typed(setting, text), f"environment: {name}")
         elif name.upper().startswith(PREFIX) and not NOT_SETTINGS.fullmatch(name):
-            expected = f"a known setting{_nearest(name.upper(), tuple(VARIABLES))}"
+            expected = f"a known setting{nearest(name.upper(), tuple(VARIABLES))}"
             gathered.fault(name, "…", f"environment: {name}", expected)
     if "DATABASE_URL" in environ:
         url, ours = environ["DATABASE_URL"], environ.get("PAYFIRST_DATABASE__URL")
@@ -171,7 +171,7 @@ def _read_environment(gathered: _Gathered, environ: Mapping[str, str]) -> None:
         gathered.put("database.url", url, "environment: DATABASE_URL")
 
 
-def _typed(setting: str, text: str) -> object:
+def typed(setting: str, text: str) -> object:
     """A variable's text as what the setting holds; text that is not, stays text and is refused with the rest."""
     annotation = SETTINGS[setting].annotation
     if annotation is int and re.fullmatch(r"[+-]?[0-9_]{1,30}", text):
@@ -179,6 +179,8 @@ def _typed(setting: str, text: str) -> object:
             return int(text)
         except ValueError:
             return text
+    if annotation is bool and text.lower() in ("true", "false"):
+        return text.lower() == "true"
     if setting in LISTS:
         return [item.strip() for item in text.split(",") if item.strip()]
     return text
@@ -266,7 +268,7 @@ def _validate(gathered: _Gathered, role: Role) -> Config | None:
         if problem["type"] == "missing" or setting in faulty:
             continue  # said already, and better
         shown = display(setting, gathered.values.get(setting, SETTINGS[setting].default))
-        gathered.fault(setting, shown, gathered.sources.get(setting, "default"), _expected(setting, problem))
+        gathered.fault(setting, shown, gathered.sources.get(setting, "default"), expected_of(setting, problem))
     return None
 
 
@@ -277,18 +279,19 @@ def expected_instead(setting: str, value: object) -> str | None:
         SECTIONS[section](**{key: value})
     except ValidationError as error:
         problems = [p for p in error.errors(include_url=False) if p["loc"][:1] == (key,)]
-        return _expected(setting, problems[0]) if problems else None
+        return expected_of(setting, problems[0]) if problems else None
     return None
 
 
-def _expected(setting: str, problem: ErrorDetails) -> str:
+def expected_of(setting: str, problem: ErrorDetails) -> str:
+    """What a setting may be, in the words that follow "expected"."""
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
     extra = SETTINGS[setting].json_schema_extra
     return str(extra["expected"]) if isinstance(extra, dict) else problem["msg"]
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
+def nearest(name: str, known: Sequence[str]) -> str:
     """` (did you mean …?)`, or nothing when no name is near."""
     # Of two with the same last part the earlier section is meant: server.port before metrics.port.
     last_parts = {candidate.rpartition(".")[2]: candidate for candidate in reversed(known)}

@@ -157,6 +157,10 @@ def _whole(default: int, low: int, high: int, meaning: str) -> Any:  # Any, as p
     return Field(default, ge=low, le=high, description=meaning, json_schema_extra={"expected": expected})
 
 
+def _switch(meaning: str) -> Any:
+    return Field(False, description=meaning, json_schema_extra={"expected": "true or false"})
+
+
 def _text(default: str | None, meaning: str, *, expected: str = "text in quotes", **more: Any) -> Any:
     return Field(
         ... if default is None else default,
@@ -345,6 +349,14 @@ class Mint(Section):
     gas_per_unit: int = _whole(60_000, 21_000, 10_000_000, "Gas set aside for each unit.")
 
 
+class Pause(Section):
+    """What is stopped for a while. Meant to be set in a running system: `payfirst settings set pause.minting true`."""
+
+    accepting: bool = _switch("Accept no payment: the API answers 503. payfirst drain sets it.")
+    settling: bool = _switch("Sign no payment's transaction; what was sent is watched on. Nothing is accepted either.")
+    minting: bool = _switch("Sign no mint's transaction; payments go on, and their units wait.")
+
+
 class Signers(Section):
     """The workers' keys: these, and the keystores in data_dir/signers. An account's nonces have one owner."""
 
@@ -418,6 +430,7 @@ class Config(BaseSettings):
     payments: Payments = Payments()
     settle: Settle = Settle()
     mint: Mint = Mint()
+    pause: Pause = Pause()
     signers: Signers | None = None
     metrics: Metrics = Metrics()
     log: Log = Log()
@@ -471,6 +484,7 @@ SECTIONS: dict[str, type[Section]] = {
     "payments": Payments,
     "settle": Settle,
     "mint": Mint,
+    "pause": Pause,
     "signers": Signers,
     "metrics": Metrics,
     "log": Log,
@@ -489,6 +503,8 @@ def display(setting: str, value: object) -> str:
         return REDACTED
     if isinstance(value, dict):
         return "a table"
+    if isinstance(value, bool):
+        return "true" if value else "false"
     items = [str(item) for item in value] if isinstance(value, list | tuple) else [str(value)]
     if setting in ("database.url", "network.rpc_urls"):
         items = [_redacted_url(item, path_is_public=setting == "database.url") for item in items]

@@ -50,7 +50,7 @@ def _rate(found: Performance) -> Verdict:
         return Verdict("rate", True, f"{said} (above {RATE_PER_S_MIN:g} is right)")
     return Verdict(
         "rate", False,
-        f"{said} (above {RATE_PER_S_MIN:g} is right): is a worker running and a signer able to pay? payfirst doctor says",
+        f"{said} (above {RATE_PER_S_MIN:g} is right): payfirst doctor says what holds them up",
     )  # fmt: skip
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from payfirst.errors import PayerError, RetriedError, StoreUnavailable
 from payfirst.pipeline.tally import Sum, Tally
-from payfirst.store import admission
+from payfirst.store import admission, settings
 from payfirst.store.admission import EMPTY_QUEUE, Snapshot, Workers
 from payfirst.store.database import Pool, session
 from payfirst.store.payments import NewPayment
@@ -28,6 +28,7 @@ REFRESH_S = 0.25
 # The queue is counted less often the longer that takes, so that counting costs the database a tenth of a core at most.
 COUNT_SHARE_MAX = 0.1
 RETRY_AFTER_S = 5
+PAUSED_RETRY_AFTER_S = 30
 # Payers with fewer than this part of their limit are too many to be told of.
 CROWDED_PART = 4
 
@@ -54,6 +55,10 @@ class NotNow(RetriedError):
 
 class NothingToSettleWith(NotNow):
     """No worker is alive, or none sees the chain, or none confirms what it sees."""
+
+
+class NotAccepting(NotNow):
+    """The operator has stopped accepting: the system drains, or nothing is settled for a while."""
 
 
 class TokenNotReady(NotNow):
@@ -96,11 +101,26 @@ class Limits:
     payer_short_s: float
     drain_rate_floor_per_s: float
     seconds_left_min: int
+    accepting: bool = True  # false while the operator drains the system
+    settling: bool = True  # false while the operator lets nothing be settled: then nothing is accepted either
 
     @property
     def crowded_min(self) -> int:
         """From how many unsettled payments on a payer's exact number must be known."""
         return max(1, self.payer_unsettled_max // CROWDED_PART)
+
+
+# Lays what the table of settings holds, JSON values by setting, over the configuration of the process.
+LimitsOf = Callable[[Mapping[str, object]], Limits]
+
+
+def why_not_accepting(limits: Limits) -> str | None:
+    """Why the operator lets nothing be accepted, None where it is."""
+    if not limits.accepting:
+        return "No payments are accepted at the moment."
+    if not limits.settling:
+        return "Nothing is settled at the moment, so no payments are accepted."
+    return None
 
 
 def token_on_offer(snapshot: Snapshot, token: Address) -> Token:
@@ -168,8 +188,11 @@ def admit(
     """Return if an offer for `quantity` units can be kept; `age_s` is how old the snapshot is.
 
     `payments_taken`, and `token_taken` in payments and units of this token, came after the queue was counted.
-    Raises NothingToSettleWith, TokenNotReady, QueueFull or SoldOut.
+    Raises NotAccepting, NothingToSettleWith, TokenNotReady, QueueFull or SoldOut.
     """
+    stopped = why_not_accepting(limits)
+    if stopped is not None:
+        raise NotAccepting(f"{stopped} Nothing was taken.", retry_after_s=PAUSED_RETRY_AFTER_S)
     missing = workers_missing(snapshot.workers, age_s=age_s, limits=limits)
     if missing:
         raise NothingToSettleWith(f"{missing[0]}, so nothing could be settled. Nothing was taken.")
@@ -246,12 +269,14 @@ class Admission:
     """The newest snapshot, kept fresh by a read every `REFRESH_S`, and what this process took since."""
 
     def __init__(
-        self, pool: Pool, *, network: str, asset: Address, limits: Limits, monotonic: Callable[[], float]
+        self, pool: Pool, *, network: str, asset: Address, limits_of: LimitsOf, monotonic: Callable[[], float]
     ) -> None:
         self._pool = pool
         self._network = network
         self._asset = asset
-        self._limits = limits
+        self._limits_of = limits_of
+        self._settings: dict[str, object] = {}
+        self._limits = limits_of(self._settings)
         self._monotonic = monotonic
         self._snapshot = Snapshot(None, {}, EMPTY_QUEUE)
         self._read_at = self._counted_at = self._count_due_at = monotonic()
@@ -263,6 +288,11 @@ class Admission:
         return self._snapshot
 
     @property
+    def limits(self) -> Limits:
+        """What binds now: the configuration, and what the operator has set since."""
+        return self._limits
+
+    @property
     def age_s(self) -> float:
         """How old the news of workers and tokens is, in seconds."""
         return self._monotonic() - self._read_at
@@ -272,7 +302,7 @@ class Admission:
         return token_on_offer(self._snapshot, address)
 
     def admit(self, token: Token, quantity: int) -> None:
-        """Raises NothingToSettleWith, TokenNotReady, QueueFull or SoldOut when an offer could not be kept."""
+        """Raises NotNow (NotAccepting, NothingToSettleWith, …) or SoldOut when an offer could not be kept."""
         admit(
             self._snapshot,
             age_s=self.age_s,
@@ -286,7 +316,7 @@ class Admission:
     def begin(self, payment: NewPayment, token: Token, *, now: UnixTime) -> None:
         """Admit a payment, and count it as being stored until `end`.
 
-        Raises NothingToSettleWith, TokenNotReady, QueueFull, SoldOut, PayerAtLimit or PayerShort.
+        Raises NotNow (NotAccepting, QueueFull, PayerAtLimit, …) or SoldOut.
         """
         self.admit(token, payment.quantity)
         demand_time_to_settle(
@@ -315,9 +345,13 @@ class Admission:
         self._tally.stored(payment)
 
     async def refresh(self) -> None:
-        """Read workers and tokens, and count the queue when that is due. Raises StoreUnavailable."""
+        """Read settings, workers and tokens, and count the queue when that is due. Raises StoreUnavailable."""
         asked_at = self._monotonic()
         async with session(self._pool, "read the state of queue and workers") as connection:
+            rows = await settings.read(connection)
+            if rows != self._settings:
+                self._settings, self._limits = rows, self._limits_of(rows)
+                self._count_due_at = asked_at  # it was counted up to the limits before
             # The queue first: what a worker reserves in between is then counted twice, not never.
             queue = self._snapshot.queue
             if asked_at >= self._count_due_at:

@@ -33,7 +33,7 @@ class HeadWatch:
         self._pool = pool
         self._rpc = rpc
         self._network = network
-        self._poll_s = poll_s
+        self.poll_s = poll_s  # may be changed at any time
         self._final_depth = final_depth
         self._head: Head | None = None
         self._lower_since: float | None = None
@@ -108,4 +108,4 @@ class HeadWatch:
                 if not failing:
                     log.warning("rpc_unavailable", message=f"RPC: the chain head cannot be seen: {error}")
                 failing = True
-            await asyncio.sleep(self._poll_s)
+            await asyncio.sleep(self.poll_s)

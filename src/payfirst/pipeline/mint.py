@@ -63,8 +63,11 @@ class Minter:
     async def step(self) -> bool:
         """Send one batch of each token that has due units; returns whether anything was claimed."""
         claim = await self._outbox.hold()
+        if self._terms.minting_paused:
+            return False  # the signer stays held: what it has sent is looked after
         unresolved = await self._outbox.unresolved()
-        if unresolved >= self._terms.mint_unresolved_max:
+        room = self._terms.mint_unresolved_max - unresolved
+        if room <= 0:
             return False
         if unresolved and not self._last_batch_full:
             await asyncio.sleep(self._terms.linger_s)
@@ -72,7 +75,7 @@ class Minter:
             waiting = await mints.tokens_with_work(connection, network=self._terms.network)
         worked = False
         self._last_batch_full = False
-        for token in waiting[: self._terms.mint_unresolved_max - unresolved]:
+        for token in waiting[:room]:
             worked = await self._mint_token(claim, token) or worked
         return worked
 

@@ -75,6 +75,8 @@ class Settler:
     async def step(self) -> bool:
         """Send one round of payments; returns whether anything was claimed."""
         claim = await self._outbox.hold()
+        if self._terms.settling_paused:
+            return False  # the signer stays held: what it has sent is looked after
         unresolved = await self._outbox.unresolved()
         room = self._terms.settle_unresolved_max - unresolved
         if room <= 0:

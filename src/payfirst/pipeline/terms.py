@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from payfirst.units import Address, Wei
 
+# What an operator may change in a running system.
+LIVE = (
+    "poll_s",
+    "max_fee",
+    "priority_fee",
+    "settle_batch_max",
+    "settle_unresolved_max",
+    "linger_s",
+    "mint_batch_max",
+    "mint_unresolved_max",
+    "settling_paused",
+    "minting_paused",
+)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Terms:
-    """One chain, one asset, one payTo, and the limits of what is sent there."""
+    """One chain, one asset, one payTo, and the limits of what is sent there.
+
+    One object a worker, shared by its tasks and changed by `take_up` only: what a task needs unchanged from one await
+    to the next, it keeps in a variable.
+    """
 
     network: str  # CAIP-2
     chain_id: int
@@ -36,3 +55,22 @@ class Terms:
     mint_batch_max: int
     mint_unresolved_max: int
     mint_gas_per_unit: int
+    settling_paused: bool = False  # by the operator: what was sent is still watched
+    minting_paused: bool = False
+
+    def take_up(self, newer: Terms) -> None:
+        """Go by the `LIVE` fields of `newer` from now on."""
+        for name in LIVE:
+            setattr(self, name, getattr(newer, name))
+
+
+@dataclass(frozen=True, slots=True)
+class TakenUp:
+    """What a worker is to go by while the table of settings holds what it holds, and what it says of it there."""
+
+    terms: Terms
+    said_json: str
+
+
+# Lays what the table holds, JSON values by setting, over the configuration of the process.
+LayOver = Callable[[Mapping[str, object]], TakenUp]

@@ -25,9 +25,9 @@ from payfirst.pipeline.outbox import Outbox
 from payfirst.pipeline.recredit import Recrediter
 from payfirst.pipeline.rounds import Rounds
 from payfirst.pipeline.settle import Settler
-from payfirst.pipeline.terms import Terms
+from payfirst.pipeline.terms import LayOver, Terms
 from payfirst.pipeline.watch import Watcher
-from payfirst.store import database, mints, processes, settling, wake
+from payfirst.store import database, mints, processes, settings, settling, wake
 from payfirst.store.database import Connection, Pool, session
 from payfirst.store.processes import Identity
 from payfirst.store.settling import Claim
@@ -59,8 +59,18 @@ class _Lane:
     rounds: Rounds
 
 
-async def work(*, database_url: str, rpc_urls: tuple[str, ...], terms: Terms, keys: Keys, stop: asyncio.Event) -> None:
+async def work(
+    *,
+    database_url: str,
+    rpc_urls: tuple[str, ...],
+    terms: Terms,
+    keys: Keys,
+    stop: asyncio.Event,
+    lay_over: LayOver | None = None,
+) -> None:
     """Work until `stop` is set; then finish what is under way, and give the signers back.
+
+    With `lay_over`, what the operator sets in a running system is taken up within seconds.
 
     Raises OperatorError when the database, the endpoint's chain or a signer's purpose is not as configured.
     """
@@ -75,14 +85,28 @@ async def work(*, database_url: str, rpc_urls: tuple[str, ...], terms: Terms, ke
         ) as rpc:
             if not await _unless(stop, demand_configured_chain(rpc, terms)):
                 return
-            await _Worker(pool, rpc, database_url=database_url, terms=terms, keys=keys).run(stop)
+            worker = _Worker(pool, rpc, database_url=database_url, terms=terms, keys=keys, lay_over=lay_over)
+            await worker.run(stop)
     finally:
         await asyncio.wait_for(pool.close(), STOP_S)
 
 
 class _Worker:
-    def __init__(self, pool: Pool, rpc: RpcClient, *, database_url: str, terms: Terms, keys: Keys) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        rpc: RpcClient,
+        *,
+        database_url: str,
+        terms: Terms,
+        keys: Keys,
+        lay_over: LayOver | None,
+    ) -> None:
         self._pool = pool
+        self._terms = terms
+        self._lay_over = lay_over
+        self._settings: dict[str, object] | None = None  # as the table held them last
+        self._settings_json = "{}"
         self._database_url = database_url
         self._network = terms.network
         now_ms, random_bits = time.time_ns() // 1_000_000, int.from_bytes(os.urandom(10), "big")
@@ -181,6 +205,8 @@ class _Worker:
     async def _started(self) -> None:
         while True:
             try:
+                async with session(self._pool, "read the settings") as connection:
+                    await self._take_up_settings(connection)
                 await self._head.start()
                 return
             except RetriedError as error:
@@ -230,11 +256,34 @@ class _Worker:
         )
         return msgspec.json.encode({"metrics": counted}).decode()
 
+    async def _take_up_settings(self, connection: Connection) -> None:
+        """Go by what the table of settings holds; every task reads its terms anew each round."""
+        if self._lay_over is None:
+            return
+        rows = await settings.read(connection)
+        if rows == self._settings:
+            return
+        first, self._settings = self._settings is None, rows
+        taken_up = self._lay_over(rows)
+        self._terms.take_up(taken_up.terms)
+        self._settings_json = taken_up.said_json
+        self._head.poll_s = self._terms.poll_s
+        self._on_capacity()
+        if rows or not first:
+            log.info(
+                "settings_taken_up", message=f"Settings of the database taken up: {taken_up.said_json}", settings=rows
+            )
+
     async def _beat(self) -> None:
+        noted = ""
         while True:
             try:
                 async with session(self._pool, "say that this worker lives") as connection:
                     await processes.beat(connection, self._process, stats_json=self._stats())
+                    await self._take_up_settings(connection)
+                    if noted != self._settings_json:
+                        await processes.note_settings(connection, self._process, settings_json=self._settings_json)
+                        noted = self._settings_json
             except StoreUnavailable as error:
                 log.warning("heartbeat_missed", message=f"No heartbeat could be written: {error}")
             await asyncio.sleep(HEARTBEAT_S)

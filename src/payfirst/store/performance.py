@@ -7,9 +7,9 @@ where it was created within a day before the window: nothing is scanned back to 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+import asyncpg
 
 from payfirst.store.database import Connection
 from payfirst.store.queue_stats import STUCK_S
@@ -88,7 +88,8 @@ SELECT count(*) AS count, extract(epoch FROM now() - min(created_at))::float8 AS
         WHERE network = $1 AND status = 'completed' AND processed_at > now() - interval '1 minute'
           AND created_at > now() - interval '1 day') AS last_minute
 FROM payment_queue
-WHERE network = $1 AND status = 'pending' AND held_reason IS NULL AND (next_attempt_at IS NULL OR next_attempt_at < now())
+WHERE network = $1 AND status = 'pending' AND held_reason IS NULL
+  AND (next_attempt_at IS NULL OR next_attempt_at < now())
 """
 
 # stuck: rows that have been `sent` for too long ($2, seconds).
@@ -195,5 +196,5 @@ async def read(connection: Connection, network: str, *, window_s: float) -> Perf
     )
 
 
-def _speed(row: Mapping[str, Any]) -> Speed:
+def _speed(row: asyncpg.Record) -> Speed:
     return Speed(row["count"], row["average"], row["minimum"], row["maximum"], row["p50"], row["p99"])

@@ -22,7 +22,7 @@ from payfirst.config import load
 from payfirst.local import children
 from payfirst.local.chain import BLOCK_GAS, LocalChain, dev_address, dev_key
 from payfirst.pipeline import worker
-from payfirst.pipeline.terms import Terms
+from payfirst.pipeline.terms import LayOver, Terms
 from payfirst.pipeline.worker import Keys
 from payfirst.store import tokens
 from payfirst.store.database import Pool
@@ -172,8 +172,8 @@ class Rig:
     # ---- workers -----------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
-    async def working(self, **changes: object) -> AsyncIterator[None]:
-        """A worker in this process, for the length of a block."""
+    async def working(self, *, lay_over: LayOver | None = None, **changes: object) -> AsyncIterator[None]:
+        """A worker in this process, for the length of a block; with `lay_over` it takes up the table of settings."""
         stop = asyncio.Event()
         keys = Keys(
             settle=tuple(Signer(dev_key(name)) for name in self.settle_signers),
@@ -186,6 +186,7 @@ class Rig:
                 terms=replace(self.terms, **changes),  # type: ignore[arg-type]  # named fields of Terms
                 keys=keys,
                 stop=stop,
+                lay_over=lay_over,
             )
         )
         try:
