@@ -110,6 +110,18 @@ app.command(name="buy")(buy)
 
 
 @app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    show_settings: Annotated[bool, typer.Option("--settings", help="Show the settings at their defaults too.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Look whether everything is as it should be, and say what to do. Exit code 1 with warnings, 2 with faults."""
+    from payfirst.cli.doctor import doctor as run
+
+    run(config, as_json=as_json, show_settings=show_settings)
+
+
+@app.command()
 def drain(
     off: Annotated[bool, typer.Option("--off", help="Accept again.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Return when nothing is left to settle or mint.")] = False,
