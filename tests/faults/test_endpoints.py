@@ -319,3 +319,25 @@ async def test_a_range_of_logs_is_asked_in_parts(chain: LocalChain) -> None:
     async with bad_endpoint(chain.url, ten_blocks) as one, RpcClient([one.url], log_blocks_max=30) as rpc:
         found = await rpc.logs(address=chain.usdc, topics=[hex_text(TRANSFER)], first=BlockNumber(0), last=last)
     assert len(found) == len(set(found)) == 3
+
+
+async def test_a_rate_limit_says_which_endpoint_and_for_how_long(chain: LocalChain, log_lines: io.StringIO) -> None:
+    """Its number and host, the status, the seconds of Retry-After, and what is asked meanwhile; nothing of its key."""
+    async with two(chain, status(429, Retry_After="7")) as (rpc, _, _):
+        assert await rpc.balance(dev_address("payer")) == BALANCE
+    (line,) = [json.loads(text) for text in log_lines.getvalue().splitlines() if "rpc_endpoint_limited" in text]
+    assert line["message"] == (
+        "RPC: endpoint 1 (127.0.0.1) limits the rate (HTTP 429): it rests for 7 s, the others are asked meanwhile"
+    )
+    assert (line["endpoint"], line["rests_s"]) == (1, 7.0)
+
+
+async def test_a_rate_limit_that_goes_on_is_told_again(log_lines: io.StringIO) -> None:
+    """Not each time: every ten seconds, with how often it was in a row."""
+    endpoint = endpoints.Endpoint(1, "https://rpc.example/key", is_alone=True)
+    for now in (0.0, 3.0, 6.0, 9.0, 12.0):
+        endpoint.limited("HTTP 429", now=now, seconds=2.0)
+    lines = [json.loads(text) for text in log_lines.getvalue().splitlines()]
+    told = [line for line in lines if line["event"] == "rpc_endpoint_limited"]
+    assert [line["limits_in_a_row"] for line in told] == [1, 5]
+    assert "calls wait for it" in told[0]["message"]

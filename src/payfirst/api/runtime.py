@@ -21,6 +21,7 @@ from payfirst.errors import PayfirstError, StoreUnavailable
 from payfirst.ops import metrics
 from payfirst.ops.latency import LatencyHistogram, LoopMonitor
 from payfirst.ops.log import FlowLog, get_logger, run_flusher
+from payfirst.ops.slow import SlowProcessing
 from payfirst.pipeline.accept import Acceptor
 from payfirst.pipeline.admission import Admission, Limits, NotNow
 from payfirst.store import processes
@@ -95,7 +96,7 @@ class Runtime:
         self.log = get_logger(role="api")
         self.flow = FlowLog(get_logger(role="api"))
         self.measured = Measured()
-        self.monitor = LoopMonitor()
+        self.monitor = LoopMonitor(on_late=SlowProcessing(self.log))
         self.waiting = Waiting(self.reading, waiters_max=config.server.waiters_max)
         self._service: Service | None = None
         self._tasks: list[asyncio.Task[None]] = []

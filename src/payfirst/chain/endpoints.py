@@ -27,6 +27,8 @@ FAILED_MOST_S = 30.0
 LIMITED_FIRST_S = 1.0
 LIMITED_MOST_S = 60.0
 RETRY_AFTER_MOST_S = 300.0
+# A rate limit that goes on is logged again after so long.
+LIMITED_TOLD_AGAIN_S = 10.0
 # A URL that leads to another chain is a mistake in the configuration; it is looked at again in case it is mended.
 MISPLACED_S = 300.0
 # While others answer, an endpoint that failed before is given this long to show that it is back.
@@ -78,6 +80,7 @@ class Endpoint:
     head: BlockNumber | None = None  # when it was last compared with the others
     is_on_chain: bool = False  # its chain id was asked for, and is the right one
     calls_per_batch_max: int = CALLS_PER_BATCH_MAX
+    told_at: float = float("-inf")  # when its rate limit was last logged
     _secrets: list[str] = field(init=False, repr=False)
     names: tuple[int, str] = field(init=False)  # its number and host, as metrics name it: nothing secret
 
@@ -149,10 +152,7 @@ class Endpoint:
         self, state: State, reason: str, *, now: float, seconds: float | None, first_s: float, most_s: float
     ) -> None:
         metrics.RPC_ERRORS.add(*self.names, state)
-        if self.state != state and self._is_told(state):
-            log.warning(
-                f"rpc_endpoint_{state}", message=f"RPC: {self.label} is {state}: {reason}", endpoint=self.number
-            )
+        was = self.state
         # Answers to calls that were under way together are one failure, not many.
         if now >= self.rests_until or self.state != state:
             self.failures += 1
@@ -161,6 +161,28 @@ class Endpoint:
             jitter = random.random()  # noqa: S311 - spreads retries, guards nothing
             seconds = back_off_s(self.failures, first_s=first_s, most_s=most_s, jitter=jitter)
         self.rests_until = max(self.rests_until, now + seconds)
+        self._tell(was, reason, now=now)
+
+    def _tell(self, was: State, reason: str, *, now: float) -> None:
+        """Once when it begins to rest; of a rate limit that goes on, again after a while, because it costs speed."""
+        rests_s = round(self.rests_until - now, 1)
+        if self.state == "limited" and (was != "limited" or now - self.told_at >= LIMITED_TOLD_AGAIN_S):
+            self.told_at = now
+            others = "calls wait for it" if self.is_alone else "the others are asked meanwhile"
+            log.warning(
+                "rpc_endpoint_limited",
+                message=f"RPC: {self.label} limits the rate ({reason}): it rests for {rests_s:g} s, {others}",
+                endpoint=self.number,
+                rests_s=rests_s,
+                limits_in_a_row=self.failures,
+            )
+        elif self.state == "failing" and was != "failing" and self._is_told("failing"):
+            log.warning(
+                "rpc_endpoint_failing",
+                message=f"RPC: {self.label} is failing: {reason}",
+                endpoint=self.number,
+                rests_s=rests_s,
+            )
 
 
 class Endpoints:

@@ -134,7 +134,15 @@ class LoopMonitor:
     (about 0.1 ms, at times 1 ms). Use it in the loop's own thread.
     """
 
-    def __init__(self, *, interval_s: float = LOOP_INTERVAL_S, loop: Timers | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        interval_s: float = LOOP_INTERVAL_S,
+        loop: Timers | None = None,
+        on_late: Callable[[float], None] | None = None,
+    ) -> None:
+        """`on_late` is told of each lateness, in seconds."""
+        self._on_late = on_late
         self.histogram = LatencyHistogram()
         self._interval_s = interval_s
         self._loop = loop
@@ -172,4 +180,6 @@ class LoopMonitor:
         late = max(0.0, loop.time() - self._expected)
         self.histogram.record(late)
         self._max_s = max(self._max_s, late)
+        if self._on_late is not None:
+            self._on_late(late)
         self._schedule(loop)

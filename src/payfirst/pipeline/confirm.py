@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+
+import asyncpg
 
 from payfirst.chain.blocks import Block
 from payfirst.chain.rpc import RpcClient
-from payfirst.errors import LeaseLost, RetriedError
+from payfirst.errors import LeaseLost, RetriedError, StoreUnavailable
 from payfirst.ops import metrics
 from payfirst.ops.log import FlowLog, get_logger
 from payfirst.pipeline import credit, minted, scan
@@ -130,7 +133,7 @@ class Confirmer:
         plan = plan_block(evidence)
         facts = await self._token_facts(block, just_minted={u.token for u in evidence.minted}, is_newest=is_newest)
         after = read_block(block.head)
-        async with transaction(self._pool, "apply a block") as connection:
+        async with self._said_when_it_fails(plan, block), transaction(self._pool, "apply a block") as connection:
             await heads.move(connection, self._terms.network, before=cursor, after=after)
             await heads.remember(connection, self._terms.network, [after])
             created, units = await self._write(connection, plan, block, unresolved)
@@ -144,6 +147,25 @@ class Confirmer:
         _count(plan, units, seconds=seconds)
         self._report(plan, created, block, seconds=seconds)
         return after
+
+    @contextlib.asynccontextmanager
+    async def _said_when_it_fails(self, plan: BlockPlan, block: scan.FoundBlock) -> AsyncIterator[None]:
+        """Say that mints were not queued; only the database can keep them from it, and then the payments wait too."""
+        try:
+            yield
+        except (StoreUnavailable, asyncpg.PostgresError) as error:
+            if plan.credits:
+                units = sum(one.payment.quantity for one in plan.credits)
+                log.error(
+                    "mints_not_queued",
+                    message=f"Failed to queue mints: the database did not take {units} units of {len(plan.credits)}"
+                    f" payments found in block {block.head.number}: {error}. Nothing is lost: payments and units are"
+                    " one commit, none of them is there, and the block is read and applied again",
+                    height=block.head.number,
+                    payments=len(plan.credits),
+                    units=units,
+                )
+            raise
 
     async def _write(
         self,

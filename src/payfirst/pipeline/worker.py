@@ -17,6 +17,7 @@ from payfirst.errors import OperatorError, RetriedError, StoreUnavailable
 from payfirst.ops import metrics
 from payfirst.ops.latency import LoopMonitor
 from payfirst.ops.log import FlowLog, get_logger, run_flusher
+from payfirst.ops.slow import SlowProcessing
 from payfirst.pipeline.configured import demand_configured_chain
 from payfirst.pipeline.confirm import Confirmer
 from payfirst.pipeline.head import HeadWatch
@@ -149,7 +150,7 @@ class _Worker:
             on_mints=self._on_mints, on_changed=on_changed,
         )  # fmt: skip
         self._watcher = Watcher(pool, rpc, terms=terms, recrediter=recrediter, on_changed=on_changed)
-        self._monitor = LoopMonitor()
+        self._monitor = LoopMonitor(on_late=SlowProcessing(get_logger(role="worker")))
         self._stopping = False
 
     async def _free_payments(self, connection: Connection, claim: Claim) -> None:
@@ -234,6 +235,7 @@ class _Worker:
         for task in (*senders, *lookers):
             task.cancel()
         await asyncio.wait([*senders, *lookers], timeout=STOP_S)
+        self._monitor.stop()
         self._flow_log.flush()
         for give_back in (*(lane.outbox.release for lane in self._lanes), self._leave):
             try:
