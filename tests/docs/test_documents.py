@@ -16,6 +16,7 @@ from payfirst.cli.main import app
 from payfirst.config import PRESETS, SETTINGS, VARIABLES
 
 ROOT = Path(__file__).parents[2]
+GROUPS = {group.name for group in app.registered_groups}
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -49,7 +50,7 @@ def test_every_command_in_a_document_exists(path: Path) -> None:
     for line in spoken:
         words = shlex.split(line)[1:]
         path_to_command = [word for word in words if re.fullmatch(r"[a-z]+(?:-[a-z]+)?", word)][:2]
-        if path_to_command[0] not in ("db", "signers", "tokens", "payments", "mints", "owed"):
+        if path_to_command[0] not in GROUPS:
             path_to_command = path_to_command[:1]
         result = CliRunner().invoke(app, [*path_to_command, "--help"])
         assert result.exit_code == 0, line

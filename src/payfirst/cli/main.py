@@ -110,6 +110,18 @@ app.command(name="buy")(buy)
 
 
 @app.command()
+def top(
+    once: Annotated[bool, typer.Option("--once", help="Print one frame and end.")] = False,
+    interval: Annotated[float, typer.Option(help="Seconds between two frames.", min=0.2, max=60)] = 1.0,
+    config: ConfigOption = None,
+) -> None:
+    """Watch rates, queues, chain, signers, processes and troubles live; Ctrl-C ends it."""
+    from payfirst.cli.top import top as run
+
+    run(config, once=once, interval_s=interval)
+
+
+@app.command()
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
     show_settings: Annotated[bool, typer.Option("--settings", help="Show the settings at their defaults too.")] = False,
