@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from payfirst import config as configuration
+from payfirst.cli import output
 from payfirst.cli import settings as shared
 from payfirst.cli.live_settings import change, has_taken_up, name_of, take_back
 from payfirst.errors import StoreUnavailable
@@ -27,16 +28,18 @@ TAKEN_UP_WITHIN_S = 5.0
 console = Console(highlight=False, soft_wrap=True)
 
 
-def drain(config: Path | None, *, off: bool, wait: bool, timeout_s: float, as_json: bool) -> None:
+def drain(config: Path | None, *, off: bool, wait: bool, timeout_s: float, as_json: bool, actor: str | None) -> None:
     """Stop accepting, or accept again. The exit code is 1 where something is left, or a process goes on accepting."""
     loaded = configuration.load(config, role="tool")
     with shared.database(loaded) as url:
         shared.demand_current_schema(url)
-        raise typer.Exit(asyncio.run(_Drain(loaded, as_json=as_json).run(url, off=off, wait=wait, timeout_s=timeout_s)))
+        draining = _Drain(loaded, as_json=as_json, actor=output.actor(actor))
+        raise typer.Exit(asyncio.run(draining.run(url, off=off, wait=wait, timeout_s=timeout_s)))
 
 
 class _Drain:
-    def __init__(self, config: configuration.Config, *, as_json: bool) -> None:
+    def __init__(self, config: configuration.Config, *, as_json: bool, actor: str) -> None:
+        self._actor = actor
         self._config = config
         self._network = config.network.network.caip2
         self._as_json = as_json
@@ -49,7 +52,7 @@ class _Drain:
                     await self._end(connection)
                     self._say("Payments are accepted again within seconds")
                 else:
-                    await change(connection, self._config, SETTING, "true", action="drain")
+                    await change(connection, self._config, SETTING, "true", action="drain", actor=self._actor)
                     self._say("No payment is accepted from now on; what was accepted is finished")
             late = await self._processes_that_have_not_taken_up(pool)
             for name in late:
@@ -59,9 +62,9 @@ class _Drain:
         return 1 if late or (wait and not off and not left.is_done) else 0
 
     async def _end(self, connection: Connection) -> None:
-        await take_back(connection, SETTING, action="undrain")
+        await take_back(connection, SETTING, action="undrain", actor=self._actor)
         if self._config.pause.accepting:  # by file or environment, which this goes before
-            await change(connection, self._config, SETTING, "false", action="undrain")
+            await change(connection, self._config, SETTING, "false", action="undrain", actor=self._actor)
 
     async def _processes_that_have_not_taken_up(self, pool: Pool) -> list[str]:
         """Waits for them; returns the names of the API processes that were not done in time."""

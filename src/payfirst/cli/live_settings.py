@@ -12,7 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from payfirst import config as configuration
+from payfirst.cli import output
 from payfirst.cli import settings as shared
+from payfirst.cli.output import ActorOption
 from payfirst.cli.settings import ConfigOption
 from payfirst.config import live
 from payfirst.config.settings import SETTINGS, display
@@ -59,26 +61,27 @@ def list_settings(
 def set_setting(
     setting: SettingArgument,
     value: Annotated[str, typer.Argument(help="The new value, as it would stand in a variable.")],
+    actor: ActorOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Set a value in the running system. It goes before file and environment until it is unset."""
-    loaded = configuration.load(config, role="tool")
+    loaded, who = configuration.load(config, role="tool"), output.actor(actor)
 
     async def act(connection: Connection) -> None:
-        await change(connection, loaded, setting, value, action="settings.set")
+        await change(connection, loaded, setting, value, action="settings.set", actor=who)
 
     with_database(loaded, "set a setting", act)
     console.print(f"{setting} is {value}: API and workers take it up within seconds", markup=False)
 
 
 @app.command()
-def unset(setting: SettingArgument, config: ConfigOption = None) -> None:
+def unset(setting: SettingArgument, actor: ActorOption = None, config: ConfigOption = None) -> None:
     """Let file and environment say again."""
-    loaded = configuration.load(config, role="tool")
+    loaded, who = configuration.load(config, role="tool"), output.actor(actor)
     live.demand_live(setting)
 
     async def act(connection: Connection) -> bool:
-        return await take_back(connection, setting, action="settings.unset")
+        return await take_back(connection, setting, action="settings.unset", actor=who)
 
     if with_database(loaded, "unset a setting", act):
         console.print(f"{setting} is as file and environment say: {shown(loaded, setting)} here", markup=False)
@@ -86,11 +89,12 @@ def unset(setting: SettingArgument, config: ConfigOption = None) -> None:
         console.print(f"{setting} was not set", markup=False)
 
 
-async def change(connection: Connection, config: configuration.Config, setting: str, text: str, *, action: str) -> None:
+async def change(
+    connection: Connection, config: configuration.Config, setting: str, text: str, *, action: str, actor: str
+) -> None:
     """Set a setting in the caller's transaction, beside its line in the audit log. Raises OperatorError."""
     rows = await settings.lock(connection)
     value = live.parse(config, rows, setting, text)
-    actor = shared.operator()
     await settings.put(connection, setting, value, by=actor)
     before = display(setting, rows[setting]) if setting in rows else None
     await audit_log.record(
@@ -98,12 +102,11 @@ async def change(connection: Connection, config: configuration.Config, setting: 
     )
 
 
-async def take_back(connection: Connection, setting: str, *, action: str) -> bool:
+async def take_back(connection: Connection, setting: str, *, action: str, actor: str) -> bool:
     """Unset a setting in the caller's transaction, beside its line in the audit log; False where it was not set."""
     before = await settings.remove(connection, setting)
     if before is None:
         return False
-    actor = shared.operator()
     await audit_log.record(
         connection, actor=actor, action=action, subject=setting, details={"before": before, "after": None}
     )

@@ -12,6 +12,7 @@ from rich.markup import escape
 import payfirst
 from payfirst.cli import db, live_settings, mints, owed, payments, signers, tokens
 from payfirst.cli.buy import buy
+from payfirst.cli.output import ActorOption
 from payfirst.cli.settings import ConfigOption
 from payfirst.errors import PayfirstError
 
@@ -139,12 +140,13 @@ def drain(
     wait: Annotated[bool, typer.Option("--wait", help="Return when nothing is left to settle or mint.")] = False,
     timeout: Annotated[float, typer.Option(help="With --wait, seconds after which to return anyway.", min=0)] = 600,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object at the end.")] = False,
+    actor: ActorOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Stop accepting payments on every process (503, Retry-After), finish what was accepted, report what is left."""
     from payfirst.cli.drain import drain as run
 
-    run(config, off=off, wait=wait, timeout_s=timeout, as_json=as_json)
+    run(config, off=off, wait=wait, timeout_s=timeout, as_json=as_json, actor=actor)
 
 
 @app.command()

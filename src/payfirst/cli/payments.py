@@ -11,16 +11,17 @@ from payfirst import config as configuration
 from payfirst.cli import output, queue
 from payfirst.cli.output import ActorOption, CsvOption, JsonOption, LimitOption, SinceOption
 from payfirst.cli.settings import ConfigOption
-from payfirst.config import Config
+from payfirst.config import Config, live
 from payfirst.errors import OperatorError
 from payfirst.lifecycle import PaymentStatus
 from payfirst.ops.timeline import timeline
 from payfirst.ops.why import Limits, Verdict, why
-from payfirst.store import by_hand, queue_list, story, wake
+from payfirst.store import by_hand, queue_list, settings, story, wake
 from payfirst.store.by_hand import Done
 from payfirst.store.database import Connection, Pool, session
 from payfirst.store.queue_list import NEWEST, Filter
 from payfirst.store.queue_stats import STUCK_S
+from payfirst.store.signers import Purpose
 from payfirst.store.story import Story, Surroundings
 from payfirst.units import AuthorizationNonce, TxHash, parse_address, parse_bytes32
 
@@ -147,7 +148,8 @@ async def _find(pool: Pool, loaded: Config, reference: str, nonce: str | None) -
         if not stories:
             raise OperatorError(f"no payment goes by {reference} in this database")
         around = await _surroundings(connection, loaded, stories)
-    return [(one, why(one, around, _limits(loaded))) for one in stories]
+        now = live.overlay(loaded, await settings.read(connection)).config
+    return [(one, why(one, around, _limits(now))) for one in stories]
 
 
 async def _ids(connection: Connection, loaded: Config, reference: str, nonce: str | None) -> list[uuid.UUID]:
@@ -172,7 +174,9 @@ async def _surroundings(connection: Connection, loaded: Config, stories: list[St
 
 
 def _limits(loaded: Config) -> Limits:
+    paused: dict[Purpose, bool] = {"settle": loaded.pause.settling, "mint": loaded.pause.minting}
     return Limits(
+        paused=frozenset(purpose for purpose, is_paused in paused.items() if is_paused),
         max_fee_wei=loaded.network.max_fee_wei,
         priority_fee_wei=loaded.network.priority_fee_wei,
         confirmations=loaded.network.confirmations,
@@ -204,7 +208,8 @@ def stuck(
             ids = await _stuck_ids(connection, loaded, limit)
             stories = await story.read(connection, ids)
             around = await _surroundings(connection, loaded, stories)
-        return [(one, why(one, around, _limits(loaded))) for one in stories]
+            now = live.overlay(loaded, await settings.read(connection)).config
+        return [(one, why(one, around, _limits(now))) for one in stories]
 
     found = queue.with_pool(loaded, read)
     rows = [

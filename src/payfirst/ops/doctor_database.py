@@ -189,7 +189,7 @@ def judge_held(held: Held) -> list[Finding]:
             warning(
                 "held",
                 f"{held.payments} payments and {held.mints} units are held",
-                "their held_reason says why; release what may go on",
+                "payfirst payments list --held says why; payfirst payments release lets them go on",
             )
         )
     return found or [ok("held", "nothing is held")]
@@ -204,7 +204,7 @@ def judge_owed(debts: Debts) -> list[Finding]:
             "owed",
             f"{debts.to_buyers} are owed to buyers and {debts.to_seller} to you, the oldest for"
             f" {debts.oldest_s / 3_600:.1f} h",
-            "select * from owed where status = 'open': refund or deliver, and note it",
+            "payfirst owed list; settle them, and note it by payfirst owed resolve",
         )
     ]
 

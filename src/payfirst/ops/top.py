@@ -152,6 +152,7 @@ def _chain(view: View) -> RenderableType:
     table.add_row("seen", Text(f"{_seconds(head.age_s)} ago", "red" if head.age_s > HEAD_AGE_S_MAX else ""))
     table.add_row("read up to", f"{head.cursor:,} ({head.height - head.cursor} behind)")
     table.add_row("final up to", f"{head.final:,}")
+    table.add_row("base fee", "–" if head.base_fee is None else f"{head.base_fee / 1e9:.3g} gwei")
     return table
 
 

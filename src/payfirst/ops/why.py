@@ -53,6 +53,7 @@ class Limits:
     replace_after_s: int
     settle_unresolved_max: int
     mint_unresolved_max: int
+    paused: frozenset[Purpose] = frozenset()  # by the operator: nothing of this purpose is signed
 
     def unresolved_max(self, purpose: Purpose) -> int:
         """Transactions that a signer may have on their way."""
@@ -228,7 +229,7 @@ def _waits_for_a_block(carrier: Carrier, around: Surroundings, chain: ChainRow, 
             return Verdict(
                 Standing.STUCK,
                 f"{says}, and network.max_fee_gwei ({gwei(limits.max_fee_wei)}) leaves no room for a higher bid",
-                "It is mined when the base fee falls; or raise network.max_fee_gwei and restart the workers",
+                "It is mined when the base fee falls; or raise it: payfirst settings set network.max_fee_gwei",
             )
         return Verdict(_late(carrier, around), says, "The worker that holds its signer bids higher within seconds")
     if carrier.replace_requested_at is not None:
@@ -362,12 +363,17 @@ def _failed(story: Story, around: Surroundings) -> Verdict:
 
 def _cannot_sign(purpose: Purpose, around: Surroundings, chain: ChainRow, limits: Limits) -> Verdict | None:
     """Why nobody can send anything of this purpose now."""
+    if purpose in limits.paused:
+        setting = "pause.settling" if purpose == "settle" else "pause.minting"
+        return Verdict(
+            Standing.WAITING, f"the operator has paused it ({setting})", f"Type: payfirst settings unset {setting}"
+        )
     base = None if chain.base_fee_wei is None else int(chain.base_fee_wei)
     if base is not None and base + limits.priority_fee_wei > limits.max_fee_wei:
         return Verdict(
             Standing.WAITING,
             f"it waits for the base fee: {gwei(base)} gwei now, network.max_fee_gwei is {gwei(limits.max_fee_wei)}",
-            "It is sent when the base fee falls; or raise network.max_fee_gwei and restart the workers",
+            "It is sent when the base fee falls; or raise it: payfirst settings set network.max_fee_gwei",
         )
     signers = [s for s in around.signers if s.purpose == purpose]
     if any(s.held and s.paused_reason is None for s in signers):

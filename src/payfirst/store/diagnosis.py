@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from payfirst.store.database import Connection
 from payfirst.store.rows import address_of
-from payfirst.units import Address, AuthorizationNonce, checksum_address
+from payfirst.units import Address, AuthorizationNonce, Wei, checksum_address
 
 # read_server: version, durability, connections, and the time there.
 READ_SERVER = """
@@ -30,7 +30,7 @@ READ_VERSION = "SELECT version_num FROM payfirst_version"
 
 # read_head: what the workers saw last, and how far they have read.
 READ_HEAD = """
-SELECT head_height, cursor_height, final_height, extract(epoch FROM now() - head_seen_at)::float8 AS age_s
+SELECT head_height, cursor_height, final_height, base_fee_wei, extract(epoch FROM now() - head_seen_at)::float8 AS age_s
 FROM chain_heads WHERE network = $1
 """
 
@@ -79,12 +79,13 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class HeadFacts:
-    """Heights; `age_s` since the head was seen."""
+    """Heights; `age_s` since the head was seen; the base fee there, None where no worker has noted it yet."""
 
     height: int
     cursor: int
     final: int
     age_s: float
+    base_fee: Wei | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +126,10 @@ async def revision(connection: Connection) -> str | None:
 async def head(connection: Connection, network: str) -> HeadFacts | None:
     """What the workers saw last, None before the first did."""
     row = await connection.fetchrow(READ_HEAD, network)
-    return (
-        None if row is None else HeadFacts(row["head_height"], row["cursor_height"], row["final_height"], row["age_s"])
-    )
+    if row is None:
+        return None
+    base_fee = None if row["base_fee_wei"] is None else Wei(int(row["base_fee_wei"]))
+    return HeadFacts(row["head_height"], row["cursor_height"], row["final_height"], row["age_s"], base_fee)
 
 
 async def held(connection: Connection, network: str) -> Held:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from payfirst.store.database import Connection
 
-# count_remaining: rows that are not at an end; held ones wait for an operator, not for a worker.
+# count_remaining: rows that are not at an end. Held ones wait for an operator, not for a worker, and so do the units of
+# a payment that is held, or that a reorg took for good.
 COUNT_REMAINING = """
 SELECT p.pending, p.sent, m.pending AS to_mint, m.sent AS minting, p.held + m.held AS held,
        (SELECT count(*) FROM chain_transactions WHERE network = $1 AND state = 'sent') AS transactions,
@@ -17,10 +18,14 @@ FROM (
            count(*) FILTER (WHERE status = 'sent') AS sent
     FROM payment_queue WHERE network = $1 AND (status = 'pending' OR status = 'sent')
 ) p CROSS JOIN (
-    SELECT count(*) FILTER (WHERE status = 'pending' AND held_reason IS NULL) AS pending,
-           count(*) FILTER (WHERE status = 'pending' AND held_reason IS NOT NULL) AS held,
-           count(*) FILTER (WHERE status = 'sent') AS sent
-    FROM mint_queue WHERE network = $1 AND (status = 'pending' OR status = 'sent')
+    SELECT count(*) FILTER (WHERE u.status = 'pending' AND NOT u.is_held) AS pending,
+           count(*) FILTER (WHERE u.status = 'pending' AND u.is_held) AS held,
+           count(*) FILTER (WHERE u.status = 'sent') AS sent
+    FROM (
+        SELECT q.status, q.held_reason IS NOT NULL OR p.held_reason IS NOT NULL OR p.finality = 'lost' AS is_held
+        FROM mint_queue q JOIN payment_queue p ON p.id = q.payment_id
+        WHERE q.network = $1 AND (q.status = 'pending' OR q.status = 'sent')
+    ) u
 ) m
 """
 

@@ -54,7 +54,7 @@ async def test_a_setting_is_set_shown_audited_and_unset(payfirst: Payfirst, pool
     assert before["settle.linger_ms"]["source"] == "payfirst.toml:settle.linger_ms"
     assert before["mint.batch_max"]["source"] == "environment: PAYFIRST_MINT__BATCH_MAX"
     assert payfirst("settings", "set", "settle.batch_max", "50").returncode == 0
-    assert payfirst("settings", "set", "network.max_fee_gwei", "2.5").returncode == 0
+    assert payfirst("settings", "set", "network.max_fee_gwei", "2.5", "--actor", "ada@ops").returncode == 0
     after = listed(payfirst)
     assert after["settle.batch_max"]["value"] == "50"
     assert after["settle.batch_max"]["source"].startswith("database: ")
@@ -68,6 +68,7 @@ async def test_a_setting_is_set_shown_audited_and_unset(payfirst: Payfirst, pool
         ("settings.set", "network.max_fee_gwei", {"before": None, "after": "2.5"}),
         ("settings.unset", "settle.batch_max", {"before": 50, "after": None}),
     ]
+    assert [row["actor"] == "ada@ops" for row in log] == [False, True, False]
     assert all("@" in row["actor"] for row in log)
     assert "Payments in one transaction" in payfirst("settings", "list").stdout
 

@@ -48,7 +48,7 @@ VIEW = View(
         stuck_mints=0,
         failures=(),
     ),
-    head=HeadFacts(30_123_456, 30_123_455, 30_122_556, 1.2),
+    head=HeadFacts(30_123_456, 30_123_455, 30_122_556, 1.2, Wei(5_000_000)),
     signers=(SETTLER, MINTER),
     processes=(API, WORKER),
     batches=(
@@ -74,8 +74,8 @@ def test_a_frame_shows_everything_at_once() -> None:
     text = drawn(VIEW)
     for words in (
         "ACCEPTING", "2026-01-31 12:00:30 UTC", "payments pending", "120", "3.2 s", "p50 2.1 s, p99 4.4 s",
-        "30,123,456", "46,216", "0.004200 ether", "12,345", "1.900000 ether", "balance too low", "host-a", "2.0 h",
-        "12 ms", "refuses settle.batch_max", "insufficient_funds", "EnforcedPause()", "owed 2", "held 1",
+        "30,123,456", "0.005 gwei", "46,216", "0.004200 ether", "12,345", "1.900000 ether",
+        "balance too low", "host-a", "2.0 h", "12 ms", "refuses settle.batch_max", "insufficient_funds", "EnforcedPause()", "owed 2", "held 1",
     ):  # fmt: skip
         assert words in text, words
     assert max(map(len, text.splitlines())) <= 120

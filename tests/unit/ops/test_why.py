@@ -216,7 +216,7 @@ SENT_CASES = {
         carried(max_fee_wei=Decimal(50 * GWEI)),
         chain(base_fee_wei=Decimal(60 * GWEI)),
         Standing.STUCK,
-        "or raise network.max_fee_gwei",
+        "or raise it: payfirst settings set network.max_fee_gwei",
     ),
     "asked for": (
         carried(replace(CARRIER, replace_requested_at=NOW)),
@@ -377,3 +377,15 @@ def test_the_timeline_is_in_order_and_ends_with_what_is_so_now() -> None:
     ):  # fmt: skip
         assert words in said, words
     assert said.index("succeeded in block 95") < said.index("completed: Transfer")
+
+
+def test_what_the_operator_has_paused_waits_and_says_how_it_goes_on() -> None:
+    """A pending payment while settling is paused, its units while minting is; the other purpose is not held up."""
+    standing, sentence = told(Story(PENDING), limits=replace(LIMITS, paused=frozenset({"settle"})))
+    assert standing is Standing.WAITING
+    assert "payfirst settings unset pause.settling" in sentence
+    standing, sentence = told(Story(PENDING), limits=replace(LIMITS, paused=frozenset({"mint"})))
+    assert "pause" not in sentence
+    paid = Story(PAID, (UNIT,))
+    standing, sentence = told(paid, limits=replace(LIMITS, paused=frozenset({"mint"})))
+    assert (standing, "payfirst settings unset pause.minting" in sentence) == (Standing.WAITING, True)
