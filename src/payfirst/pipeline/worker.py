@@ -235,7 +235,6 @@ class _Worker:
         for task in (*senders, *lookers):
             task.cancel()
         await asyncio.wait([*senders, *lookers], timeout=STOP_S)
-        self._monitor.stop()
         self._flow_log.flush()
         for give_back in (*(lane.outbox.release for lane in self._lanes), self._leave):
             try:

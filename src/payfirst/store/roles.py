@@ -65,7 +65,7 @@ RIGHTS: Mapping[str, Rights] = {
     "audit_log": Rights(worker="SELECT, INSERT"),
     # Of these a policy shows the API only its own role's to write: it cannot beat, or end, for a worker.
     "processes": Rights(
-        api="SELECT, INSERT (id, role, network, host, pid, stats), UPDATE (heartbeat_at, stats), DELETE",
+        api="SELECT, INSERT (id, role, network, host, pid, stats), UPDATE (heartbeat_at, stats, settings), DELETE",
         worker="SELECT, INSERT, UPDATE, DELETE",
     ),
     "payment_history": Rights(api="SELECT", worker="SELECT", hidden_from_api=("signature",)),

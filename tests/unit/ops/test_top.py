@@ -74,8 +74,9 @@ def test_a_frame_shows_everything_at_once() -> None:
     text = drawn(VIEW)
     for words in (
         "ACCEPTING", "2026-01-31 12:00:30 UTC", "payments pending", "120", "3.2 s", "p50 2.1 s, p99 4.4 s",
-        "30,123,456", "0.005 gwei", "46,216", "0.004200 ether", "12,345", "1.900000 ether",
-        "balance too low", "host-a", "2.0 h", "12 ms", "refuses settle.batch_max", "insufficient_funds", "EnforcedPause()", "owed 2", "held 1",
+        "30,123,456", "0.005 gwei", "46,216", "0.004200 ether", "12,345", "1.900000 ether", "balance too low",
+        "host-a", "2.0 h", "12 ms", "refuses settle.batch_max", "insufficient_funds", "EnforcedPause()", "owed 2",
+        "held 1",
     ):  # fmt: skip
         assert words in text, words
     assert max(map(len, text.splitlines())) <= 120
