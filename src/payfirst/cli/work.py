@@ -68,6 +68,7 @@ def terms(config: configuration.Config) -> Terms:
         mint_batch_max=config.mint.batch_max,
         mint_unresolved_max=config.mint.unresolved_max,
         mint_gas_per_unit=config.mint.gas_per_unit,
+        audit_every_s=config.network.audit_interval_s,
     )
 
 

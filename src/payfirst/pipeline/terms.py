@@ -36,3 +36,4 @@ class Terms:
     mint_batch_max: int
     mint_unresolved_max: int
     mint_gas_per_unit: int
+    audit_every_s: int = 600  # between two comparisons of the database with the chain

@@ -17,6 +17,7 @@ from payfirst.errors import OperatorError, RetriedError, StoreUnavailable
 from payfirst.ops import metrics
 from payfirst.ops.latency import LoopMonitor
 from payfirst.ops.log import FlowLog, get_logger, run_flusher
+from payfirst.pipeline.audit import Auditor
 from payfirst.pipeline.configured import demand_configured_chain
 from payfirst.pipeline.confirm import Confirmer
 from payfirst.pipeline.head import HeadWatch
@@ -31,7 +32,8 @@ from payfirst.store import database, mints, processes, settling, wake
 from payfirst.store.database import Connection, Pool, session
 from payfirst.store.processes import Identity
 from payfirst.store.settling import Claim
-from payfirst.units import uuid7
+from payfirst.store.signers import Purpose
+from payfirst.units import Address, uuid7
 
 POOL_SIZE = 10
 POOL_PER_LANE = 2
@@ -126,6 +128,11 @@ class _Worker:
         )  # fmt: skip
         self._watcher = Watcher(pool, rpc, terms=terms, recrediter=recrediter, on_changed=on_changed)
         self._monitor = LoopMonitor()
+        self._auditor = Auditor(pool, rpc, terms=terms, recrediter=recrediter, on_changed=on_changed)
+        self._addresses: dict[Address, Purpose] = {
+            **{signer.address: "settle" for signer in keys.settle},
+            **{signer.address: "mint" for signer in keys.mint},
+        }
         self._stopping = False
 
     async def _free_payments(self, connection: Connection, claim: Claim) -> None:
@@ -158,6 +165,7 @@ class _Worker:
         looking = {
             "confirm": self._confirmer.run,
             "watch": self._watcher.run,
+            "audit": self._auditor.run,
             "head": self._head.run,
             **{f"{lane.name} outbox": lane.outbox.tend for lane in self._lanes},
             "notify": self._mint_notifier.run,
@@ -181,7 +189,10 @@ class _Worker:
     async def _started(self) -> None:
         while True:
             try:
+                # Before the head is written: until when the last worker lived is read there.
+                await self._auditor.fence_lost()
                 await self._head.start()
+                await self._auditor.at_start(self._addresses)
                 return
             except RetriedError as error:
                 log.warning("start_postponed", message=f"Waiting to start: {error}")
