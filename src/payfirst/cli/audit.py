@@ -46,7 +46,7 @@ class Asked:
 
     first: int | None
     last: int | None
-    since: str | None
+    since: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +66,10 @@ def audit(config: Path | None, asked: Asked, *, repair: bool, as_json: bool) -> 
     terms = work.terms(loaded)
     with settings.database(loaded) as url:
         settings.demand_current_schema(url)
-        found = asyncio.run(_audit(loaded, terms, url, asked, seconds=seconds, repair=repair))
+        found = asyncio.run(compare(terms, loaded.network.rpc_urls, url, asked, seconds=seconds, repair=repair))
     code = exit_code(found.findings, repaired=repair)
     if as_json:
-        typer.echo(json.dumps(_document(found, repaired=repair, code=code)))
+        typer.echo(json.dumps(document(found, repaired=repair, code=code)))
     else:
         _show(found, repaired=repair, code=code)
     return code
@@ -83,11 +83,12 @@ def seconds_of(text: str) -> int:
     return int(match.group(1)) * _SECONDS[match.group(2)]
 
 
-async def _audit(
-    loaded: configuration.Config, terms: Terms, url: str, asked: Asked, *, seconds: int, repair: bool
+async def compare(
+    terms: Terms, rpc_urls: Sequence[str], url: str, asked: Asked, *, seconds: int, repair: bool
 ) -> Audited:
+    """Compare what is asked for, by default the last `seconds`. Raises OperatorError or RetriedError."""
     pool = await database.connect(url, name="tool", size=2)
-    async with pool, RpcClient(loaded.network.rpc_urls, chain_id=terms.chain_id) as rpc:
+    async with pool, RpcClient(rpc_urls, chain_id=terms.chain_id, log_blocks_max=terms.log_blocks_max) as rpc:
         try:
             await asyncio.wait_for(demand_configured_chain(rpc, terms), RPC_PATIENCE_S)
         except TimeoutError:
@@ -138,7 +139,8 @@ async def block_at(rpc: RpcClient, *, seconds_ago: int) -> BlockNumber:
     return BlockNumber(low)
 
 
-def _document(found: Audited, *, repaired: bool, code: int) -> dict[str, object]:
+def document(found: Audited, *, repaired: bool, code: int) -> dict[str, object]:
+    """What --json prints."""
     period = found.period
     return {
         "period": None if period is None else {"first": period.first, "last": period.last, "final": period.final},
