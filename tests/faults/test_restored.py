@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiohttp import web
 from flow.restore import dump, restore
 from flow.rig import MINT_AMOUNT, PRICE, Buyer, Rig
 
 from payfirst.chain.abi import encode_call
+from payfirst.chain.rpc_wire import WireHead
 from payfirst.local.chain import dev_address, dev_key
 from payfirst.units import Address, hex_text
+
+from .bad_endpoint import Answer, bad_endpoint, refuse
 
 FRIEND, THIEF = Address(b"\x77" * 20), Address(b"\x66" * 20)
 SOON_FINAL = {"final_depth": 2, "audit_every_s": 1}
@@ -46,6 +51,20 @@ def backup(rig: Rig, tmp_path: Path) -> Backup:
 async def unfenced(rig: Rig) -> bool:
     """Whether every signer may sign."""
     return await rig.pool.fetchval(FENCED) == 0
+
+
+def forgetful(rig: Rig) -> Answer:
+    """A node that is no archive: it has forgotten the state of all but its newest 128 blocks."""
+
+    async def answer(calls: Sequence[dict[str, Any]], is_batch: bool) -> web.Response | None:
+        for call in calls:
+            if call["method"] == "eth_call" and isinstance(at := call["params"][-1], dict):
+                block = await rig.chain.rpc.call("eth_getBlockByHash", at["blockHash"], False, result=WireHead)
+                if int(block.number, 16) + 128 < (await rig.chain.rpc.head()).number:
+                    return await refuse("eth_call", -32000, "missing trie node")(calls, is_batch)
+        return None
+
+    return answer
 
 
 async def fenced(rig: Rig) -> bool:
@@ -94,8 +113,11 @@ async def test_a_restored_backup_mints_nothing_twice_and_names_what_it_lost(rig:
         await rig.until_counts(payments_completed=9)
     mints_sent = await rig.chain.rpc.account_nonce(dev_address("mint"))
     await backup.put_back()
-    await rig.chain.mine(150)  # nodes that are no archives have forgotten the state of those blocks
-    async with rig.working(**SOON_FINAL):
+    await rig.chain.mine(200)
+    async with (
+        bad_endpoint(rig.chain.url, forgetful(rig)) as node,
+        rig.working(rpc_url=node.url, **SOON_FINAL),
+    ):
         await rig.until_counts(payments_completed=4, mints_completed=4)
         await rig.until(lambda: unfenced(rig))
         assert await rig.chain.rpc.account_nonce(dev_address("mint")) == mints_sent
