@@ -21,7 +21,7 @@ from payfirst.units import Address, hex_text
 from .bad_endpoint import Answer, bad_endpoint, refuse
 
 FRIEND, THIEF = Address(b"\x77" * 20), Address(b"\x66" * 20)
-SOON_FINAL = {"final_depth": 2, "audit_every_s": 1}
+SOON_FINAL: dict[str, Any] = {"final_depth": 2, "audit_every_s": 1}
 FENCED = "SELECT count(*) FROM signers WHERE starts_with(paused_reason, 'fenced: ')"
 
 
@@ -50,7 +50,7 @@ def backup(rig: Rig, tmp_path: Path) -> Backup:
 
 async def unfenced(rig: Rig) -> bool:
     """Whether every signer may sign."""
-    return await rig.pool.fetchval(FENCED) == 0
+    return bool(await rig.pool.fetchval(FENCED) == 0)
 
 
 def forgetful(rig: Rig) -> Answer:
@@ -69,7 +69,7 @@ def forgetful(rig: Rig) -> Answer:
 
 async def fenced(rig: Rig) -> bool:
     """Whether one signer may not."""
-    return await rig.pool.fetchval(FENCED) == 1
+    return bool(await rig.pool.fetchval(FENCED) == 1)
 
 
 async def check(rig: Rig, *, lost_and_delivered: int = 0) -> None:
@@ -123,7 +123,7 @@ async def test_a_restored_backup_mints_nothing_twice_and_names_what_it_lost(rig:
         assert await rig.chain.rpc.account_nonce(dev_address("mint")) == mints_sent
 
         async def named() -> bool:
-            return await rig.pool.fetchval("SELECT count(*) FROM owed") == 2
+            return bool(await rig.pool.fetchval("SELECT count(*) FROM owed") == 2)
 
         await rig.until(named)
         await rig.pay(buyers[9])
@@ -213,7 +213,7 @@ def one_owed(rig: Rig) -> Callable[[], Awaitable[bool]]:
     """Whether one debt is named."""
 
     async def holds() -> bool:
-        return await rig.pool.fetchval("SELECT count(*) FROM owed") == 1
+        return bool(await rig.pool.fetchval("SELECT count(*) FROM owed") == 1)
 
     return holds
 

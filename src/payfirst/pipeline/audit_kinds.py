@@ -190,3 +190,22 @@ def exit_code(findings: Sequence[Finding], *, repaired: bool) -> int:
         return 2
     open_levels = {Level.LATER} if repaired else {Level.LATER, Level.REPAIR}
     return 1 if levels & open_levels else 0
+
+
+def table() -> str:
+    """Every kind as a Markdown table, those first that need an operator."""
+    who = {
+        Level.OPERATOR: "2: an operator",
+        Level.REPAIR: "1: `--repair`",
+        Level.LATER: "1: time",
+        Level.NOTE: "0: nobody",
+    }
+    rows = [
+        f"| `{kind.value}` | {who[m.level]} | {m.meaning} | {m.remedy} |"
+        for kind, m in sorted(KINDS.items(), key=lambda item: -item[1].level.value)
+    ]
+    return "\n".join(["| kind | exit code, who acts | it means | what happens |", "|---|---|---|---|", *rows])
+
+
+if __name__ == "__main__":
+    print(table())  # for docs/audit.md

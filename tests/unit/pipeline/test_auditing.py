@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -122,7 +123,7 @@ def test_money_without_a_payment_waits_for_its_block_to_be_final() -> None:
 
 
 @pytest.mark.parametrize("more", [{"claimed": {KEY}}, {"named": {KEY}}], ids=["archived", "named before"])
-def test_money_that_is_accounted_for_is_no_difference(more: dict[str, object]) -> None:
+def test_money_that_is_accounted_for_is_no_difference(more: dict[str, Any]) -> None:
     """Its payment has moved to the history, or the debt stands already."""
     assert plan(payment=None, **more).findings == []
 
@@ -146,7 +147,8 @@ def test_another_amount_than_the_payments_needs_an_operator() -> None:
     """The payer signed two authorizations with one nonce."""
     found = plan(payment=replace(PAYMENT, amount=AtomicAmount(11)))
     assert kinds(found.findings) == [Kind.PAYMENT_TERMS_DIFFER]
-    assert found.credit == found.owe == []
+    assert found.credit == []
+    assert found.owe == []
 
 
 def test_a_final_payment_with_other_evidence_needs_an_operator() -> None:
