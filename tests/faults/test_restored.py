@@ -136,7 +136,7 @@ async def test_a_restored_backup_mints_nothing_twice_and_names_what_it_lost(rig:
     await check(rig, lost_and_delivered=3)
 
 
-@pytest.mark.parametrize("sent_at_backup", [5, 15])
+@pytest.mark.parametrize("sent_at_backup", [5, pytest.param(15, marks=pytest.mark.slow)])
 async def test_a_backup_from_the_middle_of_a_run_is_made_whole(rig: Rig, backup: Backup, sent_at_backup: int) -> None:
     """Some accepted, some sent, some paid, some minted at that moment; the same end for each."""
     buyers = await rig.buyers(30)
@@ -235,6 +235,7 @@ async def test_a_nonce_that_another_transaction_took_settles_its_rows_again(rig:
     await rig.check_invariants()
 
 
+@pytest.mark.slow
 async def test_a_signer_made_after_the_backup_is_adopted_with_all_it_sent(rig: Rig, backup: Backup) -> None:
     """The database has never heard of it: its transactions show in the logs, those between them in their blocks."""
     buyers = await rig.buyers(4)
@@ -266,6 +267,7 @@ def settled(rig: Rig) -> Callable[[], Awaitable[bool]]:
     return holds
 
 
+@pytest.mark.slow
 async def test_a_worker_that_lives_through_the_loss_fences_before_it_signs_again(rig: Rig, backup: Backup) -> None:
     """A standby took over and lacked the last commits: the worker was never restarted."""
     buyers = await rig.buyers(3)
@@ -292,6 +294,7 @@ def ready(rig: Rig) -> Callable[[], Awaitable[bool]]:
     return holds
 
 
+@pytest.mark.slow
 async def test_without_a_loss_nobody_is_fenced_or_adopted(rig: Rig) -> None:
     """The other side: workers come and go, and no audit has anything to say."""
     buyers: list[Buyer] = await rig.buyers(4)

@@ -36,6 +36,7 @@ NONCES_BACK = 2_000
 # Whole blocks are read only where no log leads to a transaction: so many at once, and so many at a look.
 BLOCKS_AT_ONCE = 50
 BLOCKS_READ_MAX = 20_000
+DYNAMIC_FEE = b"\x02"  # how the bytes of an EIP-1559 transaction begin: the kind that the outbox makes
 
 log = get_logger()
 
@@ -229,7 +230,8 @@ class Adopter:
             signed=found.signed,
             max_fee=found.max_fee,
             max_priority_fee=found.max_priority_fee,
-            is_noop=found.to == found.sender,
+            # Bytes that the outbox could not bid higher for as they are: a reorg may let a no-op have their nonce.
+            is_noop=found.to == found.sender or found.signed[:1] != DYNAMIC_FEE,
             payments=tuple(
                 calldata.authorizations_in(found.to, found.data, asset=terms.asset, multicall3=terms.multicall3)
             ),
@@ -286,7 +288,7 @@ class Adopter:
                 actor=actor,
                 action="transaction_read",
                 subject=hex_text(receipt.tx_hash),
-                details={"block": head.number, "completed": [c.payment_id for c in created]},
+                details={"block": head.number, "completed": [str(c.payment_id) for c in created]},
             )
         self._on_changed({*plan.payment_ids, *(unit.payment_id for unit in units)})
 

@@ -100,16 +100,20 @@ class Auditor:
     async def run(self) -> None:
         """Look at nonces often and at fences more often, and compare on schedule, until cancelled."""
         loop = asyncio.get_running_loop()
-        looked_at = loop.time()
+        looked_at, in_vain = loop.time(), False
         while True:
             await asyncio.sleep(FENCE_LOOKED_AT_S)
             try:
                 async with session(self._pool, "look for fences and a due audit") as connection:
                     fenced = await signers.fenced(connection, self._terms.network)
                     is_due = await heads.claim_audit(connection, self._terms.network, every_s=self._terms.audit_every_s)
-                if fenced or is_due or loop.time() - looked_at >= NONCES_LOOKED_AT_S:
+                is_late = loop.time() - looked_at >= NONCES_LOOKED_AT_S
+                # What was not found is looked for seldom: many blocks are read for it.
+                if (fenced and not in_vain) or is_due or is_late:
                     looked_at = loop.time()
-                    self._say(await self._adopter.round(first=None, repair=True, actor=WORKER))
+                    found = await self._adopter.round(first=None, repair=True, actor=WORKER)
+                    in_vain = any(f.kind is Kind.TRANSACTION_NOT_FOUND for f in found)
+                    self._say(found)
                 if is_due:
                     await self.routine()
             except RetriedError as error:
