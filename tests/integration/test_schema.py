@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import uuid
@@ -212,3 +213,44 @@ def test_a_command_does_not_load_what_only_some_need() -> None:
     """Each command starts a process: alembic and eth_account would double what that takes."""
     code = "import sys, payfirst.cli.main; print({'alembic', 'sqlalchemy', 'eth_account'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+OWED_BEFORE = (
+    "INSERT INTO owed (direction, network, payment_id, unit, reason, asset, amount, beneficiary)"
+    " VALUES ('to_buyer', 'n', $1, $2, 'r', $3, 1, $3) ON CONFLICT (payment_id, unit, reason) DO NOTHING"
+)
+OWED_MONEY = (
+    "INSERT INTO owed (direction, network, reason, asset, amount, beneficiary, authorization_nonce, tx_hash)"
+    " VALUES ('to_buyer', 'n', 'money_without_payment', $1, 1, $1, $2, $2) ON CONFLICT DO NOTHING"
+)
+
+
+async def test_a_debt_is_written_once_with_a_payment_and_without(db: Db) -> None:
+    """The previous release's statement still names its key; two uses without a payment are two debts."""
+    payment_id = uuid.uuid4()
+    for unit in (0, 0, 1):
+        await db.execute(OWED_BEFORE, payment_id, unit, A)
+    for nonce in (TX, TX, BLOCK):
+        await db.execute(OWED_MONEY, A, nonce)
+    assert await db.fetchval("SELECT count(*) FROM owed WHERE payment_id IS NOT NULL") == 2
+    assert await db.fetchval("SELECT count(*) FROM owed WHERE payment_id IS NULL") == 2
+    await db.execute(OWED_BEFORE, payment_id, None, A)
+    with pytest.raises(asyncpg.UniqueViolationError, match="owed_payment_once"):
+        await db.execute(OWED_BEFORE, payment_id, None, A)
+
+
+async def test_a_debt_for_nothing_is_refused(db: Db) -> None:
+    """It names a payment, or the authorization and the transaction by which the money came."""
+    with pytest.raises(asyncpg.CheckViolationError, match="owed_for_something"):
+        await db.execute(OWED_BEFORE, None, None, A)
+
+
+async def test_debts_without_a_payment_survive_older_tables_in_the_audit_log(any_database_url: str, db: Db) -> None:
+    """What the older tables cannot hold is written down whole before it goes."""
+    await db.execute(OWED_MONEY, A, TX)
+    await asyncio.to_thread(migrate.downgrade, any_database_url, "0003")
+    (kept,) = await db.fetch("SELECT action, subject, details->>'tx_hash' FROM audit_log")
+    assert tuple(kept) == ("owed_without_payment", A, TX)
+    assert await db.fetchval("SELECT count(*) FROM owed") == 0
+    await asyncio.to_thread(migrate.upgrade, any_database_url)
+    await db.execute(OWED_MONEY, A, TX)

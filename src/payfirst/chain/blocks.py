@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from payfirst.units import Address, BlockHash, BlockNumber, TxHash, UnixTime, Wei
+from payfirst.units import AccountNonce, Address, BlockHash, BlockNumber, Gas, TxHash, UnixTime, Wei
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,35 @@ class Log:
     topics: tuple[bytes, ...]
     data: bytes
     index: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedLog:
+    """A log, and the transaction and block that it is in."""
+
+    log: Log
+    tx_hash: TxHash
+    block: BlockNumber
+    block_hash: BlockHash
+
+
+@dataclass(frozen=True, slots=True)
+class MinedTransaction:
+    """A transaction as the chain holds it. `signed` are its bytes, put together again; empty where they cannot be.
+
+    `to` is None for the creation of a contract.
+    """
+
+    hash: TxHash
+    sender: Address
+    nonce: AccountNonce
+    to: Address | None
+    data: bytes
+    gas_limit: Gas
+    max_fee: Wei
+    max_priority_fee: Wei
+    block: BlockNumber
+    signed: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,18 +5,19 @@ A call that fails changes nothing and decides nothing: every error here is a Ret
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TypeVar
 
 import msgspec
 
 from payfirst.chain import rpc_wire as wires
-from payfirst.chain.blocks import Block, Head, Receipt
+from payfirst.chain.blocks import Block, Head, MinedTransaction, PlacedLog, Receipt
 from payfirst.chain.endpoints import CALLS_PER_BATCH_MAX
 
 # The aliases say that these are offered here too: one import for whoever makes calls.
 from payfirst.chain.failover import Call as Call
 from payfirst.chain.failover import Failover
+from payfirst.chain.raw import mined_transaction
 from payfirst.chain.rpc_errors import Blame, blame
 from payfirst.chain.rpc_errors import RpcRefused as RpcRefused
 from payfirst.chain.rpc_errors import RpcUnavailable as RpcUnavailable
@@ -34,7 +35,11 @@ RPC_TIMEOUT_S = 10.0
 LOG_BLOCKS_MAX = 2_000
 LAG_BLOCKS_MAX = 5
 
+# Whole blocks are large: a few at a time.
+FULL_BLOCKS_MAX = 10
+
 T = TypeVar("T")
+L = TypeVar("L", bound=wires.WireLog)
 
 
 class RpcClient:
@@ -144,32 +149,41 @@ class RpcClient:
         first: BlockNumber,
         last: BlockNumber,
     ) -> list[TxHash]:
-        """The transactions between two heights, both included, with a log of `address` under `topics`.
+        """The transactions between two heights, both included, with a log of `address` under `topics`."""
+        placed = await self.placed_logs(addresses=[address], topics=topics, first=first, last=last)
+        return list(dict.fromkeys(log.tx_hash for log in placed))
+
+    async def placed_logs(
+        self, *, addresses: Sequence[Address], topics: Sequence[object], first: BlockNumber, last: BlockNumber
+    ) -> list[PlacedLog]:
+        """The logs of `addresses` under `topics` between two heights, both included, in order.
 
         Asked `log_blocks_max` blocks at a time, fewer where the endpoints want that.
         """
-        found: list[TxHash] = []
+        found: list[PlacedLog] = []
         size = self._log_blocks_max
         while first <= last:
             end = BlockNumber(min(first + size - 1, last))
             try:
-                found += await self._logs_between(first, end, address=address, topics=topics)
+                found += await self._logs_between(first, end, addresses=addresses, topics=topics)
             except RpcRefused as refused:
                 if blame(refused) is not Blame.RANGE or end == first:
                     raise
                 size = (end - first + 1) // 2
                 continue
             first = BlockNumber(end + 1)
-        return list(dict.fromkeys(found))
+        return found
 
     async def _logs_between(
-        self, first: BlockNumber, last: BlockNumber, *, address: Address, topics: Sequence[object]
-    ) -> list[TxHash]:
-        query = {"fromBlock": hex(first), "toBlock": hex(last), "address": hex_text(address), "topics": topics}
+        self, first: BlockNumber, last: BlockNumber, *, addresses: Sequence[Address], topics: Sequence[object]
+    ) -> list[PlacedLog]:
+        named = [hex_text(address) for address in addresses]
+        query = {"fromBlock": hex(first), "toBlock": hex(last), "address": named, "topics": topics}
         # A node that is not there yet answers with the logs up to its head, and says nothing.
         calls = [Call("eth_getLogs", (query,)), Call("eth_getBlockByNumber", (hex(last), False))]
         logs, block = await self._batch(calls, result=msgspec.Raw, is_enough=_no_null)
-        return _transactions(logs, has_block=not _is_null(block))
+        found = _logs(logs, wires.WirePlacedLog, has_block=not _is_null(block))
+        return [wires.placed_log_of(log) for log in found]
 
     async def receipts(self, hashes: Sequence[TxHash]) -> list[Receipt | None]:
         """A receipt for each hash, None where no endpoint has it (which proves nothing)."""
@@ -178,6 +192,38 @@ class RpcClient:
             calls, result=wires.MAYBE_RECEIPT, is_enough=_all_there
         )
         return [None if answer is None else wires.receipt_of(answer) for answer in answers]
+
+    async def transactions(self, hashes: Sequence[TxHash]) -> list[MinedTransaction | None]:
+        """The transaction of each hash; None where no endpoint has it, or only in its pool."""
+        calls = [Call("eth_getTransactionByHash", (hex_text(h),)) for h in hashes]
+        answers: list[wires.WireTransaction | None] = await self._batch(
+            calls, result=wires.MAYBE_TRANSACTION, is_enough=_all_there
+        )
+        return [None if a is None or a.block_number is None else mined_transaction(a) for a in answers]
+
+    async def transactions_of(
+        self, senders: Collection[Address], *, first: BlockNumber, last: BlockNumber
+    ) -> list[MinedTransaction]:
+        """Every transaction of `senders` in blocks `first` to `last`: whole blocks are read."""
+        named = {hex_text(sender) for sender in senders}
+        found: list[MinedTransaction] = []
+        for start in range(first, last + 1, FULL_BLOCKS_MAX):
+            heights = range(start, min(start + FULL_BLOCKS_MAX, last + 1))
+            calls = [Call("eth_getBlockByNumber", (hex(n), True)) for n in heights]
+            answers: list[wires.WireFullBlock | None] = await self._batch(
+                calls, result=wires.MAYBE_FULL_BLOCK, is_enough=_all_there
+            )
+            for height, block in zip(heights, answers, strict=True):
+                if block is None:
+                    raise RpcUnavailable(f"RPC: no endpoint has block {height}")
+                found += [mined_transaction(t) for t in block.transactions if t.sender.lower() in named]
+        return found
+
+    async def account_nonces(self, address: Address) -> tuple[AccountNonce, AccountNonce]:
+        """How many transactions of `address` the chain holds, and how many with those that wait in the node's pool."""
+        calls = [Call("eth_getTransactionCount", (hex_text(address), tag)) for tag in ("latest", "pending")]
+        mined, waiting = (wires.number_of(text) for text in await self._batch(calls, result=str))
+        return AccountNonce(mined), AccountNonce(max(mined, waiting))
 
     async def is_known(self, tx_hash: TxHash) -> bool:
         """Whether any endpoint has the transaction, in its pool or in a block."""
@@ -241,11 +287,16 @@ def _pairs(answers: Sequence[msgspec.Raw]) -> Iterator[tuple[msgspec.Raw, msgspe
 
 
 def _transactions(logs: msgspec.Raw, *, has_block: bool) -> list[TxHash]:
-    """The transactions of `logs`, each once, in order; logs of a block that the node does not have are no evidence."""
+    """The transactions of `logs`, each once, in order."""
+    found = _logs(logs, wires.WireLog, has_block=has_block)
+    return list(dict.fromkeys(TxHash(wires.bytes_of(log.transaction_hash)) for log in found))
+
+
+def _logs(logs: msgspec.Raw, kind: type[L], *, has_block: bool) -> list[L]:
+    """Logs of a block that the node does not have are no evidence."""
     if not has_block:
         raise RpcUnavailable("RPC: no endpoint has the blocks whose logs are due")
     try:
-        found = msgspec.json.decode(logs, type=list[wires.WireLog])
+        return msgspec.json.decode(logs, type=list[kind])  # type: ignore[valid-type]  # a type known at run time
     except msgspec.MsgspecError as error:
         raise RpcUnavailable(f"RPC: the answer to eth_getLogs cannot be read: {error}") from error
-    return list(dict.fromkeys(TxHash(wires.bytes_of(log.transaction_hash)) for log in found))

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from payfirst.chain.blocks import Block, Head, Log, Receipt
+from payfirst.chain.blocks import Block, Head, Log, PlacedLog, Receipt
 from payfirst.chain.rpc_errors import RpcUnavailable
 from payfirst.units import Address, BlockHash, BlockNumber, TxHash, UnixTime, Wei
 
@@ -65,10 +65,55 @@ class WireReceipt(msgspec.Struct, rename="camel"):
     logs: list[WireLog]
 
 
+class WirePlacedLog(WireLog, rename="camel"):
+    """One log with its block."""
+
+    block_number: str
+    block_hash: str
+
+
+class WireTransaction(msgspec.Struct, rename="camel"):
+    """A transaction, as far as its bytes are made of it. What a kind of transaction does not have stays empty."""
+
+    hash: str
+    sender: str = msgspec.field(name="from", default="0x")
+    nonce: str = "0x0"
+    to: str | None = None
+    input: str = "0x"
+    value: str = "0x0"
+    gas: str = "0x0"
+    kind: str = msgspec.field(name="type", default="0x0")
+    chain_id: str | None = None
+    gas_price: str | None = None
+    max_fee_per_gas: str | None = None
+    max_priority_fee_per_gas: str | None = None
+    access_list: list[WireAccess] | None = None
+    v: str | None = None
+    y_parity: str | None = None
+    r: str | None = None
+    s: str | None = None
+    block_number: str | None = None
+
+
+class WireAccess(msgspec.Struct, rename="camel"):
+    """An entry of an access list (EIP-2930)."""
+
+    address: str
+    storage_keys: list[str]
+
+
+class WireFullBlock(msgspec.Struct):
+    """A block with its transactions."""
+
+    transactions: list[WireTransaction] = []
+
+
 # Any, because a union is no type[T]; the variables that take the answers state the type.
 MAYBE_HEAD: Any = WireHead | None
 MAYBE_BLOCK: Any = WireBlock | None
 MAYBE_RECEIPT: Any = WireReceipt | None
+MAYBE_TRANSACTION: Any = WireTransaction | None
+MAYBE_FULL_BLOCK: Any = WireFullBlock | None
 
 
 def revert_data(data: Any) -> bytes:
@@ -125,13 +170,25 @@ def receipt_of(wire: WireReceipt) -> Receipt:
         succeeded=wire.status == "0x1",
         gas_used=number_of(wire.gas_used),
         gas_price=Wei(number_of(wire.effective_gas_price)),
-        logs=tuple(
-            Log(
-                address=Address(bytes_of(log.address)),
-                topics=tuple(bytes_of(t) for t in log.topics),
-                data=bytes_of(log.data),
-                index=number_of(log.log_index),
-            )
-            for log in wire.logs
-        ),
+        logs=tuple(map(log_of, wire.logs)),
+    )
+
+
+def log_of(wire: WireLog) -> Log:
+    """A log."""
+    return Log(
+        address=Address(bytes_of(wire.address)),
+        topics=tuple(bytes_of(t) for t in wire.topics),
+        data=bytes_of(wire.data),
+        index=number_of(wire.log_index),
+    )
+
+
+def placed_log_of(wire: WirePlacedLog) -> PlacedLog:
+    """A log with its block and transaction."""
+    return PlacedLog(
+        log=log_of(wire),
+        tx_hash=TxHash(bytes_of(wire.transaction_hash)),
+        block=BlockNumber(number_of(wire.block_number)),
+        block_hash=BlockHash(bytes_of(wire.block_hash)),
     )

@@ -96,6 +96,22 @@ def metrics(
 
 
 @app.command()
+def audit(
+    from_block: Annotated[int | None, typer.Option(help="The first block to compare.", min=0)] = None,
+    to_block: Annotated[int | None, typer.Option(help="The last one. Default: the last block read.", min=0)] = None,
+    since: Annotated[str | None, typer.Option(help="Instead: from so long ago, such as 90s, 30m, 1h or 2d.")] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Put right what the chain alone decides.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Compare database and chain. Exit code 0: they agree; 1: --repair or time mends it; 2: an operator has to look."""
+    from payfirst.cli.audit import Asked
+    from payfirst.cli.audit import audit as run
+
+    raise typer.Exit(run(config, Asked(from_block, to_block, since), repair=repair, as_json=as_json))
+
+
+@app.command()
 def demo(
     once: Annotated[bool, typer.Option("--once", help="Stop at the end; exit 0 only if everything adds up.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object on the last line.")] = False,

@@ -115,8 +115,9 @@ def pause(
 ) -> None:
     """Let a signer sign nothing more; what it has sent is still watched, and the other signers go on."""
     loaded, signer = configuration.load(config, role="tool"), _address(address)
-    if reason.startswith(signers.EMPTY):
-        raise OperatorError(f"a reason that begins with {signers.EMPTY!r} would end by itself: use other words")
+    for own in (signers.EMPTY, signers.FENCED):
+        if reason.startswith(own):
+            raise OperatorError(f"a reason that begins with {own!r} would end by itself: use other words")
 
     async def act(connection: Connection, network: str) -> bool:
         await _demand_registered(connection, network, signer)
@@ -133,6 +134,11 @@ def resume(address: AddressArgument, config: ConfigOption = None) -> None:
 
     async def act(connection: Connection, network: str) -> bool:
         await _demand_registered(connection, network, signer)
+        if signer in await signers.fenced(connection, network):
+            raise OperatorError(
+                "the chain is ahead of the database for this signer: run payfirst audit --repair, a worker then ends"
+                " the fence"
+            )
         return await signers.resume(connection, network, signer)
 
     changed = _with_database(loaded, act)

@@ -73,6 +73,7 @@ def terms(config: configuration.Config) -> Terms:
         mint_gas_per_unit=config.mint.gas_per_unit,
         settling_paused=config.pause.settling,
         minting_paused=config.pause.minting,
+        audit_every_s=config.network.audit_interval_s,
     )
 
 

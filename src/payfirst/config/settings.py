@@ -232,6 +232,7 @@ class Chain(Section):
     )
     log_blocks_max: int = _whole(2_000, 1, 1_000_000, "Blocks of one eth_getLogs; halved where an endpoint wants less.")
     lag_blocks_max: int = _whole(5, 1, 10_000, "An endpoint further behind the best is used last.")
+    audit_interval_s: int = _whole(600, 1, 86_400, "The workers compare database and chain this often.")
 
     @field_validator("final_depth")
     @classmethod

@@ -14,13 +14,13 @@ from payfirst.chain.rpc import RpcClient
 from payfirst.errors import LeaseLost, RetriedError, StoreUnavailable
 from payfirst.ops import metrics
 from payfirst.ops.log import FlowLog, get_logger
-from payfirst.pipeline import credit, minted, scan
+from payfirst.pipeline import apply, credit, minted, scan
 from payfirst.pipeline.confirm_plan import BlockPlan, plan_block
 from payfirst.pipeline.head import HeadWatch, read_block
 from payfirst.pipeline.settle_plan import NONCE_USED
 from payfirst.pipeline.terms import Terms
 from payfirst.store import crediting, heads, mints, tokens, transactions
-from payfirst.store.database import Connection, Pool, session, transaction
+from payfirst.store.database import Pool, session, transaction
 from payfirst.store.heads import ReadBlock
 from payfirst.store.mints import Minted
 from payfirst.store.tokens import TokenFacts
@@ -129,6 +129,7 @@ class Confirmer:
                 terms=self._terms,
                 pay_tos=self._pay_tos,
                 unresolved=unresolved,
+                state=scan.state_at(block.head, head=self._head.head),
             )
         plan = plan_block(evidence)
         facts = await self._token_facts(block, just_minted={u.token for u in evidence.minted}, is_newest=is_newest)
@@ -136,7 +137,7 @@ class Confirmer:
         async with self._said_when_it_fails(plan, block), transaction(self._pool, "apply a block") as connection:
             await heads.move(connection, self._terms.network, before=cursor, after=after)
             await heads.remember(connection, self._terms.network, [after])
-            created, units = await self._write(connection, plan, block, unresolved)
+            created, units = await apply.write(connection, plan, block.head, unresolved, terms=self._terms)
             for token in facts:
                 await tokens.sync(connection, self._terms.network, token, height=after.height)
             if plan.credits or unresolved:  # a block without credits slows the average while there is work
@@ -167,36 +168,6 @@ class Confirmer:
                 )
             raise
 
-    async def _write(
-        self,
-        connection: Connection,
-        plan: BlockPlan,
-        block: scan.FoundBlock,
-        unresolved: dict[TxHash, UnresolvedHash],
-    ) -> tuple[list[credit.Created], list[Minted]]:
-        """Everything that one block changes; all items of a transaction leave `sent` in this commit.
-
-        Returns the payments it completed, and the units that were minted.
-        """
-        units: list[Minted] = []
-        # A row may name another hash of the nonce than the one that was mined.
-        resolved = {t.id for t in plan.transactions}
-        mined = [tx_hash for tx_hash, known in unresolved.items() if known.transaction_id in resolved]
-        created = await credit.write(connection, plan.credits, block=block.head, terms=self._terms)
-        if plan.back:
-            await crediting.mark_back(connection, [credit.completion(c, block.head) for c in plan.back])
-        if plan.used_before:
-            await credit.refuse_used_before(connection, plan.used_before)
-        if plan.transactions:
-            await transactions.confirm(connection, plan.transactions, plan.outcomes)
-        if plan.returned_payments:
-            await crediting.return_reverted(connection, plan.returned_payments, mined=mined)
-        if plan.minted:
-            units = await minted.write(connection, self._terms.network, plan.minted, block=block.head.number)
-        if plan.returned_mints:
-            await mints.return_to_queue(connection, plan.returned_mints, mined=mined)
-        return created, units
-
     async def _token_facts(
         self, block: scan.FoundBlock, *, just_minted: Collection[Address], is_newest: bool
     ) -> list[TokenFacts]:
@@ -208,7 +179,8 @@ class Confirmer:
         if is_due:
             async with session(self._pool, "read the tokens") as connection:
                 wanted = [t.address for t in await tokens.read(connection, self._terms.network)]
-        facts = await scan.token_facts(self._rpc, self._terms, wanted, at=block.head.hash) if wanted else []
+        state = scan.state_at(block.head, head=self._head.head)
+        facts = await scan.token_facts(self._rpc, self._terms, wanted, at=state) if wanted else []
         if is_due:
             self._tokens_synced_at = now
         return facts

@@ -30,7 +30,8 @@ class Mined:
 class BlockEvidence:
     """Everything about one block that decides something.
 
-    `paid` are the authorized transfers to our payTo addresses; `ours` the hashes of them that payfirst signed;
+    `paid` are the authorized transfers to our payTo addresses; `ours` the hashes of them that payfirst signed, but for
+    the payments `not_carried`, which came to the database when their transaction was on its way already;
     `minted_before` the mint ids that the token holds although this block shows no log for them.
     """
 
@@ -41,6 +42,7 @@ class BlockEvidence:
     mined: tuple[Mined, ...]
     minted: tuple[MintedUnit, ...]
     minted_before: Collection[MintId] = ()
+    not_carried: Collection[uuid.UUID] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,8 @@ def _judge_transfer(plan: BlockPlan, transfer: PaidTransfer, evidence: BlockEvid
     if transfer.value != payment.amount or transfer.pay_to != payment.pay_to:
         plan.strange.append(f"payment {payment.id}: its authorization was used for another value or payee")
         return
-    credit = Credit(payment, transfer, ours=transfer.tx_hash in evidence.ours)
+    ours = transfer.tx_hash in evidence.ours and payment.id not in evidence.not_carried
+    credit = Credit(payment, transfer, ours=ours)
     if payment.status is PaymentStatus.COMPLETED:
         if payment.finality is Finality.REORGED:
             plan.back.append(credit)

@@ -48,6 +48,7 @@ async def write(connection: Connection, credits_: Sequence[Credit], *, block: He
             completion(one, block, reserved=one.payment.id in deliverable, queue_ids=[str(u.id) for u in units])
         )
     await crediting.mark_completed(connection, completions)
+    await owed.settle_claimed(connection, [c.id for c in completions])
     await mints.insert(connection, network=terms.network, mints=new_mints)
     debts = [Debt(m.payment_id, m.unit) for m in new_mints if m.status is MintStatus.OWED]
     if debts:

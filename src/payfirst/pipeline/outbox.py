@@ -12,6 +12,7 @@ from payfirst.chain.signers import SignedTransaction, Signer, call_data
 from payfirst.errors import LeaseLost, OperatorError, RetriedError
 from payfirst.ops import metrics
 from payfirst.ops.log import get_logger
+from payfirst.pipeline import fence
 from payfirst.pipeline.head import HeadWatch
 from payfirst.pipeline.terms import Terms
 from payfirst.pipeline.watch_plan import SILENT_S_MIN, Patience, Step, plan_in_flight
@@ -107,16 +108,18 @@ class Outbox:
         while self._tenure is None:
             if self._stopping:
                 raise LeaseLost("the worker stops: the signer is not taken any more")
-            chain_nonce = await self._rpc.account_nonce(self.address)
+            # The chain first, the row after it: whatever is sent is stored before, so a chain that is ahead is no race.
+            mined, waiting = await self._rpc.account_nonces(self.address)
             async with session(self._pool, "take the signer") as connection:
-                await self._register(connection, chain_nonce)
+                await self._register(connection, mined)
+                await fence.if_behind(connection, self._terms.network, self.address, chain_nonce=waiting, cut=None)
                 self._tenure = await signers.take(
                     connection,
                     self._terms.network,
                     self.address,
                     purpose=self._purpose,
                     owner=self._owner,
-                    chain_nonce=chain_nonce,
+                    chain_nonce=waiting,
                 )
                 if self._tenure is not None:
                     await self._free_claims(connection, self._claim(self._tenure))

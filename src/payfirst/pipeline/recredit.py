@@ -15,7 +15,7 @@ from payfirst.chain.rpc import RpcClient, RpcUnavailable
 from payfirst.pipeline import credit, scan
 from payfirst.pipeline.confirm_plan import plan_block
 from payfirst.pipeline.terms import Terms
-from payfirst.store import heads
+from payfirst.store import audit_log, heads
 from payfirst.store.database import Pool, transaction
 from payfirst.units import Address, AuthorizationNonce, BlockNumber, hex_text
 
@@ -55,10 +55,11 @@ class Recrediter:
         for receipt in await self._rpc.receipts(hashes):
             if receipt is None:
                 raise RpcUnavailable("RPC: a log was found, its receipt was not")
-            await self._credit(receipt)
+            await self.credit(receipt)
         return bool(hashes)
 
-    async def _credit(self, receipt: Receipt) -> None:
+    async def credit(self, receipt: Receipt, *, actor: str | None = None) -> None:
+        """Complete the payments that a transaction paid, in a block that the scan has passed; `actor` is logged."""
         blocks = await self._rpc.blocks(receipt.block_number, receipt.block_number)
         if not blocks or blocks[0].head.hash != receipt.block_hash:
             raise RpcUnavailable("RPC: the node changed chains between two answers")
@@ -73,5 +74,11 @@ class Recrediter:
                 raise RpcUnavailable("RPC: the node is on another chain than the one that was read")
             evidence = await scan.payment_evidence(connection, found, terms=self._terms)
             credits_ = plan_block(evidence).credits
-            await credit.write(connection, credits_, block=head, terms=self._terms)
+            created = await credit.write(connection, credits_, block=head, terms=self._terms)
+            for one in created if actor is not None else ():
+                details = {"tx_hash": hex_text(receipt.tx_hash), "block": head.number, "quantity": one.quantity}
+                subject = str(one.payment_id)
+                await audit_log.record(
+                    connection, actor=actor or "", action="payment_credited", subject=subject, details=details
+                )
         credit.count(credits_)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import uuid
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from payfirst.chain import contracts
@@ -11,7 +12,7 @@ from payfirst.chain.evidence import TRANSFER, PaidTransfer, minted_units, paid_t
 from payfirst.chain.rpc import RpcClient, RpcUnavailable
 from payfirst.pipeline.confirm_plan import BlockEvidence, Mined, PaymentKey
 from payfirst.pipeline.terms import Terms
-from payfirst.store import crediting, transactions
+from payfirst.store import adoption, crediting, transactions
 from payfirst.store.crediting import CreditCandidate
 from payfirst.store.database import Connection
 from payfirst.store.tokens import TokenFacts
@@ -19,6 +20,8 @@ from payfirst.store.transactions import MintItem, UnresolvedHash
 from payfirst.units import Address, BlockHash, MintId, TxHash, hex_text
 
 NAME_CHARS_MAX = 100
+# Nodes that are no archives keep the state of the newest 128 blocks: older ones are judged by the state at the head.
+STATES_KEPT = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,14 @@ async def find(
     return found
 
 
+def state_at(block: Head, *, head: Head) -> BlockHash | str:
+    """Where to read state for a block: at the block itself, or at the head where nodes have forgotten it.
+
+    What a token has minted only grows, so a later count is a careful one: nothing is sold that is not there.
+    """
+    return block.hash if head.number - block.number <= STATES_KEPT else "latest"
+
+
 async def evidence(
     connection: Connection,
     rpc: RpcClient,
@@ -60,9 +71,10 @@ async def evidence(
     *,
     terms: Terms,
     pay_tos: Collection[Address],
-    unresolved: dict[TxHash, UnresolvedHash],
+    unresolved: Mapping[TxHash, UnresolvedHash],
+    state: BlockHash | str,
 ) -> BlockEvidence:
-    """Put a block's logs beside the rows they belong to."""
+    """Put a block's logs beside the rows they belong to; `state` is where a token may be asked (`state_at`)."""
     paid = tuple(
         transfer
         for receipt in found.receipts
@@ -70,27 +82,32 @@ async def evidence(
         if transfer.pay_to in pay_tos
     )
     mined = await _mined(connection, found, unresolved)
-    tokens = {item.token for m in mined for item in m.mints}
+    # An adopted transaction may have minted units that were nobody's row yet when it was adopted.
+    tokens = {item.token for m in mined for item in m.mints} | {m.known.to for m in mined if m.known.purpose == "mint"}
     minted = tuple(u for m in mined for u in minted_units(m.receipt, tokens=tokens))
+    candidates, ours = await _candidates(connection, terms, paid), await _ours(connection, paid)
     return BlockEvidence(
         head=found.head,
         paid=paid,
-        candidates=await _candidates(connection, terms, paid),
-        ours=await _ours(connection, paid),
+        candidates=candidates,
+        ours=ours,
+        not_carried=await _not_carried(connection, paid, candidates, ours),
         mined=mined,
         minted=minted,
-        minted_before=await _minted_before(rpc, terms, found.head, mined, {u.mint_id for u in minted}),
+        minted_before=await _minted_before(rpc, terms, mined, {u.mint_id for u in minted}, at=state),
     )
 
 
 async def payment_evidence(connection: Connection, found: FoundBlock, *, terms: Terms) -> BlockEvidence:
     """The payments alone, whomever they paid, for a block that the scan has passed already. No RPC call."""
     paid = tuple(t for receipt in found.receipts for t in paid_transfers(receipt, asset=terms.asset))
+    candidates, ours = await _candidates(connection, terms, paid), await _ours(connection, paid)
     return BlockEvidence(
         head=found.head,
         paid=paid,
-        candidates=await _candidates(connection, terms, paid),
-        ours=await _ours(connection, paid),
+        candidates=candidates,
+        ours=ours,
+        not_carried=await _not_carried(connection, paid, candidates, ours),
         mined=(),
         minted=(),
     )
@@ -98,6 +115,21 @@ async def payment_evidence(connection: Connection, found: FoundBlock, *, terms: 
 
 async def _ours(connection: Connection, paid: Sequence[PaidTransfer]) -> set[TxHash]:
     return await transactions.ours(connection, list({t.tx_hash for t in paid})) if paid else set()
+
+
+async def _not_carried(
+    connection: Connection,
+    paid: Sequence[PaidTransfer],
+    candidates: Mapping[PaymentKey, CreditCandidate],
+    ours: Collection[TxHash],
+) -> set[uuid.UUID]:
+    """The payments that an adopted transaction paid, and that were not yet there when it was sent."""
+    adopted = await adoption.adopted(connection, list(ours)) if ours else set()
+    if not adopted:
+        return set()
+    carried = await adoption.carried(connection, list(adopted))
+    found = ((t.tx_hash, candidates.get((t.payer, t.nonce))) for t in paid if t.tx_hash in adopted)
+    return {row.id for tx_hash, row in found if row is not None and (tx_hash, row.id) not in carried}
 
 
 async def _candidates(
@@ -112,7 +144,7 @@ async def _candidates(
 
 
 async def _mined(
-    connection: Connection, found: FoundBlock, unresolved: dict[TxHash, UnresolvedHash]
+    connection: Connection, found: FoundBlock, unresolved: Mapping[TxHash, UnresolvedHash]
 ) -> tuple[Mined, ...]:
     ours = [(unresolved[r.tx_hash], r) for r in found.receipts if r.tx_hash in unresolved]
     if not ours:
@@ -133,13 +165,13 @@ async def _mined(
 
 
 async def _minted_before(
-    rpc: RpcClient, terms: Terms, head: Head, mined: Sequence[Mined], in_logs: Collection[MintId]
+    rpc: RpcClient, terms: Terms, mined: Sequence[Mined], in_logs: Collection[MintId], *, at: BlockHash | str
 ) -> set[MintId]:
     silent = [item for m in mined if m.receipt.succeeded for item in m.mints if item.mint_id not in in_logs]
-    return await has_minted(rpc, terms, silent, at=head.hash) if silent else set()
+    return await has_minted(rpc, terms, silent, at=at) if silent else set()
 
 
-async def has_minted(rpc: RpcClient, terms: Terms, items: Sequence[MintItem], *, at: BlockHash) -> set[MintId]:
+async def has_minted(rpc: RpcClient, terms: Terms, items: Sequence[MintItem], *, at: BlockHash | str) -> set[MintId]:
     """The mint ids among `items` that their tokens hold at a block."""
     calls = [(item.token, contracts.encode_has_minted(item.mint_id)) for item in items]
     answers = contracts.decode_aggregate3(
@@ -152,7 +184,9 @@ async def has_minted(rpc: RpcClient, terms: Terms, items: Sequence[MintItem], *,
     }
 
 
-async def token_facts(rpc: RpcClient, terms: Terms, tokens: Sequence[Address], *, at: BlockHash) -> list[TokenFacts]:
+async def token_facts(
+    rpc: RpcClient, terms: Terms, tokens: Sequence[Address], *, at: BlockHash | str
+) -> list[TokenFacts]:
     """What the contracts of `tokens` say at a block; a contract that does not answer as expected is left out."""
     views = ("name()", "symbol()", "mintAmount()", "maxMintCount()", "mintCount()")
     calls = [(token, contracts.encode_call(view)) for token in tokens for view in views]

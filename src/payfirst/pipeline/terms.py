@@ -55,6 +55,7 @@ class Terms:
     mint_batch_max: int
     mint_unresolved_max: int
     mint_gas_per_unit: int
+    audit_every_s: int = 600  # between two comparisons of the database with the chain
     settling_paused: bool = False  # by the operator: what was sent is still watched
     minting_paused: bool = False
 

@@ -18,6 +18,7 @@ from payfirst.ops import metrics
 from payfirst.ops.latency import LoopMonitor
 from payfirst.ops.log import FlowLog, get_logger, run_flusher
 from payfirst.ops.slow import SlowProcessing
+from payfirst.pipeline.audit import Auditor
 from payfirst.pipeline.configured import demand_configured_chain
 from payfirst.pipeline.confirm import Confirmer
 from payfirst.pipeline.head import HeadWatch
@@ -32,7 +33,8 @@ from payfirst.store import database, mints, processes, settings, settling, wake
 from payfirst.store.database import Connection, Pool, session
 from payfirst.store.processes import Identity
 from payfirst.store.settling import Claim
-from payfirst.units import uuid7
+from payfirst.store.signers import Purpose
+from payfirst.units import Address, uuid7
 
 POOL_SIZE = 10
 POOL_PER_LANE = 2
@@ -151,6 +153,11 @@ class _Worker:
         )  # fmt: skip
         self._watcher = Watcher(pool, rpc, terms=terms, recrediter=recrediter, on_changed=on_changed)
         self._monitor = LoopMonitor(on_late=SlowProcessing(get_logger(role="worker")))
+        self._auditor = Auditor(pool, rpc, terms=terms, recrediter=recrediter, on_changed=on_changed)
+        self._addresses: dict[Address, Purpose] = {
+            **{signer.address: "settle" for signer in keys.settle},
+            **{signer.address: "mint" for signer in keys.mint},
+        }
         self._stopping = False
 
     async def _free_payments(self, connection: Connection, claim: Claim) -> None:
@@ -183,6 +190,7 @@ class _Worker:
         looking = {
             "confirm": self._confirmer.run,
             "watch": self._watcher.run,
+            "audit": self._auditor.run,
             "head": self._head.run,
             **{f"{lane.name} outbox": lane.outbox.tend for lane in self._lanes},
             "notify": self._mint_notifier.run,
@@ -208,7 +216,10 @@ class _Worker:
             try:
                 async with session(self._pool, "read the settings") as connection:
                     await self._take_up_settings(connection)
+                # Before the head is written: until when the last worker lived is read there.
+                await self._auditor.fence_lost()
                 await self._head.start()
+                await self._auditor.at_start(self._addresses)
                 return
             except RetriedError as error:
                 log.warning("start_postponed", message=f"Waiting to start: {error}")

@@ -273,7 +273,7 @@ async def resolve(connection: Connection, owed_id: int, *, note: str, actor: str
         return _no(owed_id, "it is settled already")
     await connection.execute(RESOLVE_DEBT, owed_id, note)
     await audit_log.record(
-        connection, actor=actor, action="owed.resolve", subject=str(debt["payment_id"]),
+        connection, actor=actor, action="owed.resolve", subject=str(debt["payment_id"] or f"owed {owed_id}"),
         details={"owedId": owed_id, "unit": debt["unit"], "note": note},
     )  # fmt: skip
     return Done(str(owed_id), True, "settled by hand; its unit is not tried again", debt["payment_id"])

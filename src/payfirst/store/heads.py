@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -66,6 +67,25 @@ FORGET_BLOCKS_BELOW = "DELETE FROM chain_blocks WHERE network = $1 AND height < 
 NOTE_DRAIN = """
 UPDATE chain_heads SET settled_per_s = settled_per_s * (1 - $3::float8) + $2::float8 * $3::float8
 WHERE network = $1
+"""
+
+
+# read_seen: when a worker last wrote that it sees the chain.
+READ_SEEN = "SELECT head_seen_at FROM chain_heads WHERE network = $1"
+
+# read_audited: up to which block database and chain were compared; before the first audit, what has been read.
+READ_AUDITED = "SELECT coalesce(audited_height, cursor_height) FROM chain_heads WHERE network = $1"
+
+# advance_audited: never backwards.
+ADVANCE_AUDITED = """
+UPDATE chain_heads SET audited_height = $2
+WHERE network = $1 AND (audited_height IS NULL OR audited_height < $2)
+"""
+
+# claim_audit: one worker compares each time, the others leave it to that one.
+CLAIM_AUDIT = """
+UPDATE chain_heads SET audited_at = now()
+WHERE network = $1 AND (audited_at IS NULL OR audited_at <= now() - $2 * interval '1 second')
 """
 
 
@@ -181,3 +201,25 @@ async def advance_final(connection: Connection, network: str, height: BlockNumbe
 async def note_drain(connection: Connection, network: str, *, settled_per_s: float, weight: float) -> None:
     """Fold a fresh rate into the moving average; `weight` (0 to 1) is the fresh one's share."""
     await connection.execute(NOTE_DRAIN, network, settled_per_s, weight)
+
+
+async def seen_at(connection: Connection, network: str) -> dt.datetime | None:
+    """When a worker last wrote that it sees the chain; None before the first."""
+    found: dt.datetime | None = await connection.fetchval(READ_SEEN, network)
+    return found
+
+
+async def audited(connection: Connection, network: str) -> BlockNumber | None:
+    """The block up to which database and chain were compared; None where the chain is not followed yet."""
+    found = await connection.fetchval(READ_AUDITED, network)
+    return None if found is None else BlockNumber(found)
+
+
+async def advance_audited(connection: Connection, network: str, height: BlockNumber) -> None:
+    """Database and chain were compared up to `height`."""
+    await connection.execute(ADVANCE_AUDITED, network, height)
+
+
+async def claim_audit(connection: Connection, network: str, *, every_s: float) -> bool:
+    """Whether an audit is due, and this process is the one to do it."""
+    return (await connection.execute(CLAIM_AUDIT, network, every_s)) == "UPDATE 1"

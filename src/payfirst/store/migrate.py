@@ -79,6 +79,8 @@ def revisions() -> tuple[str, ...]:
         revision, down = _REVISION.search(source), _DOWN_REVISION.search(source)
         if revision is None or down is None:
             raise ValueError(f"{path.name} names no revision and the one before it")
+        if down.group(1) in after:
+            raise ValueError(f"{path.name} and {after[down.group(1)]} both come after {down.group(1)}")
         after[down.group(1)] = revision.group(1)
     order: list[str] = []
     while (following := after.get(order[-1] if order else None)) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +15,8 @@ Purpose = Literal["settle", "mint", "refund"]
 LEASE_S = 4.0
 # empty: how the reason of a pause begins that ends by itself once there is gas money again.
 EMPTY = "balance too low: "
+# fenced: how the reason of a pause begins that ends by itself once the database knows all that the chain holds.
+FENCED = "fenced: "
 
 # register_signer: make the row of a signer that is seen for the first time.
 REGISTER_SIGNER = """
@@ -22,12 +25,11 @@ ON CONFLICT (network, address) DO NOTHING
 """
 
 # take_signer: take a free signer under a new epoch; whatever an earlier holder planned is void from here on.
-# The chain's nonce is only a floor: the database knows of transactions the chain has not seen yet.
+# A chain that is ahead of the database ($5) holds transactions that the database lost: then nobody may sign.
 TAKE_SIGNER = """
 UPDATE signers
-SET epoch = epoch + 1, lease_owner = $3, lease_until = now() + $4 * interval '1 second',
-    next_nonce = greatest(next_nonce, $5)
-WHERE network = $1 AND address = $2 AND purpose = $6 AND paused_reason IS NULL
+SET epoch = epoch + 1, lease_owner = $3, lease_until = now() + $4 * interval '1 second'
+WHERE network = $1 AND address = $2 AND purpose = $6 AND paused_reason IS NULL AND next_nonce >= $5
   AND (lease_until IS NULL OR lease_until < now() OR lease_owner = $3)
 RETURNING epoch, next_nonce
 """
@@ -67,9 +69,10 @@ UPDATE signers SET paused_reason = NULL, balance_wei = $4
 WHERE network = $1 AND address = $2 AND starts_with(paused_reason, $3) AND $4 > coalesce(balance_wei, 0)
 """
 
-# resume_signer: the operator says so.
+# resume_signer: the operator says so. A fence ends by an audit only.
 RESUME_SIGNER = """
-UPDATE signers SET paused_reason = NULL WHERE network = $1 AND address = $2 AND paused_reason IS NOT NULL
+UPDATE signers SET paused_reason = NULL
+WHERE network = $1 AND address = $2 AND paused_reason IS NOT NULL AND NOT starts_with(paused_reason, $3)
 """
 
 # note_balance: as the holder saw it last.
@@ -77,6 +80,34 @@ NOTE_BALANCE = "UPDATE signers SET balance_wei = $3 WHERE network = $1 AND addre
 
 # read_signer: purpose and pause of one signer.
 READ_SIGNER = "SELECT purpose, next_nonce, paused_reason FROM signers WHERE network = $1 AND address = $2"
+
+# fence_signer: the chain is ahead of the database ($3), which has lost what it stored before it was sent. The new epoch
+# voids what an earlier holder planned. $6: rows up to this time are older than the loss (NULL: it is not known).
+FENCE_SIGNER = """
+UPDATE signers
+SET paused_reason = $4 || $5, fence_cut = $6, epoch = epoch + 1, lease_until = NULL, lease_owner = NULL
+WHERE network = $1 AND address = $2 AND paused_reason IS NULL AND next_nonce < $3
+"""
+
+# advance_nonce: the nonces below are used by transactions that the database knows of now.
+ADVANCE_NONCE = """
+UPDATE signers SET next_nonce = $3, epoch = epoch + 1 WHERE network = $1 AND address = $2 AND next_nonce < $3
+"""
+
+# unfence_signer: nothing of the chain's is missing any more ($3: its count with what waits in the pool), and all that
+# is mined ($5) has been read and judged.
+UNFENCE_SIGNER = """
+UPDATE signers s SET paused_reason = NULL, fence_cut = NULL
+WHERE network = $1 AND address = $2 AND starts_with(paused_reason, $4) AND next_nonce >= $3
+  AND NOT EXISTS (
+    SELECT 1 FROM chain_transactions t
+    WHERE t.network = s.network AND t.signer = s.address AND t.state = 'sent' AND t.account_nonce < $5)
+"""
+
+# fenced_signers: which signers wait for an audit, and up to when rows are older than what was lost.
+FENCED_SIGNERS = """
+SELECT address, fence_cut FROM signers WHERE network = $1 AND starts_with(paused_reason, $2)
+"""
 
 # list_signers: every signer that a worker has registered, with what it has on its way.
 LIST_SIGNERS = """
@@ -134,7 +165,7 @@ async def take(
     owner: str,
     chain_nonce: AccountNonce,
 ) -> Tenure | None:
-    """Take the signer if it is free; None while another holds it, or while it is paused."""
+    """Take the signer if it is free; None while another holds it, while it is paused, or while the chain is ahead."""
     row = await connection.fetchrow(TAKE_SIGNER, network, hex_text(address), owner, LEASE_S, chain_nonce, purpose)
     return None if row is None else Tenure(row["epoch"], AccountNonce(row["next_nonce"]))
 
@@ -176,8 +207,8 @@ async def wake(connection: Connection, network: str, address: Address, *, balanc
 
 
 async def resume(connection: Connection, network: str, address: Address) -> bool:
-    """End a pause; False when there is none."""
-    return (await connection.execute(RESUME_SIGNER, network, hex_text(address))) == "UPDATE 1"
+    """End a pause; False when there is none, or when it is a fence."""
+    return (await connection.execute(RESUME_SIGNER, network, hex_text(address), FENCED)) == "UPDATE 1"
 
 
 async def note_balance(connection: Connection, network: str, address: Address, *, balance: Wei) -> None:
@@ -208,3 +239,40 @@ async def read(connection: Connection, network: str, address: Address) -> Signer
     if row is None:
         return None
     return SignerState(row["purpose"], AccountNonce(row["next_nonce"]), row["paused_reason"])
+
+
+async def fence(
+    connection: Connection,
+    network: str,
+    address: Address,
+    *,
+    chain_nonce: AccountNonce,
+    sentence: str,
+    cut: dt.datetime | None,
+) -> bool:
+    """Let the signer sign nothing until the database knows what the chain holds; False if it is not behind.
+
+    `chain_nonce` must have been read before this is called: whatever is sent is stored before. `cut`: rows that
+    were made up to then are older than what was lost; None when that is not known.
+    """
+    changed = await connection.execute(FENCE_SIGNER, network, hex_text(address), chain_nonce, FENCED, sentence, cut)
+    return changed == "UPDATE 1"
+
+
+async def advance(connection: Connection, network: str, address: Address, *, next_nonce: AccountNonce) -> None:
+    """Never give out nonces below `next_nonce` again, and void what is planned under the old epoch."""
+    await connection.execute(ADVANCE_NONCE, network, hex_text(address), next_nonce)
+
+
+async def unfence(
+    connection: Connection, network: str, address: Address, *, mined: AccountNonce, waiting: AccountNonce
+) -> bool:
+    """End a fence, if the database knows what is mined and what waits, and has judged what is mined."""
+    changed = await connection.execute(UNFENCE_SIGNER, network, hex_text(address), waiting, FENCED, mined)
+    return changed == "UPDATE 1"
+
+
+async def fenced(connection: Connection, network: str) -> dict[Address, dt.datetime | None]:
+    """The fenced signers, and up to when rows are older than what was lost."""
+    rows = await connection.fetch(FENCED_SIGNERS, network, FENCED)
+    return {address_of(row["address"]): row["fence_cut"] for row in rows}

@@ -10,6 +10,7 @@ from payfirst.store.database import Connection
 from payfirst.store.rows import address_of, bytes_of
 from payfirst.store.signers import Purpose
 from payfirst.units import (
+    ZERO_ADDRESS,
     AccountNonce,
     Address,
     AuthorizationNonce,
@@ -60,7 +61,7 @@ WHERE t.network = $1 AND t.signer = $2 AND t.state = 'sent'
 
 # unresolved_hashes: every hash under which an unresolved transaction could be mined, of any signer.
 UNRESOLVED_HASHES = """
-SELECT a.hash, t.id, t.purpose, t.item_count
+SELECT a.hash, t.id, t.purpose, t.item_count, t.to_address
 FROM chain_transactions t JOIN chain_attempts a ON a.transaction_id = t.id
 WHERE t.network = $1 AND t.state = 'sent'
 """
@@ -200,6 +201,7 @@ class UnresolvedHash:
     transaction_id: int
     purpose: Purpose
     item_count: int
+    to: Address = ZERO_ADDRESS
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +332,14 @@ async def unresolved_hashes(connection: Connection, network: str) -> dict[TxHash
     """Every hash under which an unresolved transaction of ours could be mined."""
     rows = await connection.fetch(UNRESOLVED_HASHES, network)
     found = [
-        UnresolvedHash(TxHash(bytes_of(row["hash"])), row["id"], row["purpose"], row["item_count"]) for row in rows
+        UnresolvedHash(
+            TxHash(bytes_of(row["hash"])),
+            row["id"],
+            row["purpose"],
+            row["item_count"],
+            address_of(row["to_address"]),
+        )
+        for row in rows
     ]
     return {u.hash: u for u in found}
 

@@ -172,7 +172,9 @@ class Rig:
     # ---- workers -----------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
-    async def working(self, *, lay_over: LayOver | None = None, **changes: object) -> AsyncIterator[None]:
+    async def working(
+        self, *, rpc_url: str | None = None, lay_over: LayOver | None = None, **changes: object
+    ) -> AsyncIterator[None]:
         """A worker in this process, for the length of a block; with `lay_over` it takes up the table of settings."""
         stop = asyncio.Event()
         keys = Keys(
@@ -182,7 +184,7 @@ class Rig:
         task = asyncio.create_task(
             worker.work(
                 database_url=self.database_url,
-                rpc_urls=(self.chain.url,),
+                rpc_urls=(rpc_url or self.chain.url,),
                 terms=replace(self.terms, **changes),  # type: ignore[arg-type]  # named fields of Terms
                 keys=keys,
                 stop=stop,

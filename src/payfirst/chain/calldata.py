@@ -1,0 +1,40 @@
+"""What a transaction of ours was to do, read back from its calldata: the inverse of `contracts`' encoders. Pure."""
+
+from __future__ import annotations
+
+from payfirst.chain.abi import UndecodableAnswer, decode_result, selector
+from payfirst.units import Address, AuthorizationNonce, MintId
+
+_TRANSFER = selector("transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,uint8,bytes32,bytes32)")
+_TRANSFER_BYTES = 4 + 9 * 32
+_AGGREGATE3 = selector("aggregate3((address,bool,bytes)[])")
+_BATCH_MINT = selector("batchMint(address[],bytes32[])")
+
+
+def authorizations_in(
+    to: Address | None, data: bytes, *, asset: Address, multicall3: Address
+) -> list[tuple[Address, AuthorizationNonce]]:
+    """Payer and nonce of each authorization that a transaction was to use, in order; empty for any other call."""
+    calls = [(to, data)]
+    if to == multicall3 and data[:4] == _AGGREGATE3:
+        try:
+            (found,) = decode_result(["(address,bool,bytes)[]"], data[4:])
+        except UndecodableAnswer:
+            return []
+        calls = [(Address(bytes.fromhex(target[2:])), inner) for target, _, inner in found]
+    return [
+        (Address(call[16:36]), AuthorizationNonce(call[164:196]))
+        for target, call in calls
+        if target == asset and call[:4] == _TRANSFER and len(call) >= _TRANSFER_BYTES
+    ]
+
+
+def mint_ids_in(data: bytes) -> list[MintId]:
+    """The ids that a batchMint was to mint, in order; empty for any other call."""
+    if data[:4] != _BATCH_MINT:
+        return []
+    try:
+        _, ids = decode_result(["address[]", "bytes32[]"], data[4:])
+    except UndecodableAnswer:
+        return []
+    return [MintId(found) for found in ids]
