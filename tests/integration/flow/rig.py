@@ -155,6 +155,14 @@ class Rig:
 
         await self.until(holds, within_s=within_s)
 
+    async def until_a_worker_lives(self) -> None:
+        """Return once a worker has come through its start and says so."""
+
+        async def holds() -> bool:
+            return bool(await self.pool.fetchval("SELECT count(*) FROM processes WHERE role = 'worker'"))
+
+        await self.until(holds)
+
     async def counts(self) -> dict[str, int]:
         """Rows by table and status: `payments_pending`, `mints_owed`, …"""
         rows = await self.pool.fetch(

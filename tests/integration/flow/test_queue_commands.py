@@ -430,12 +430,18 @@ async def test_a_bid_below_the_base_fee_at_the_cap_stays_and_the_wish_too(rig: R
 
 async def test_an_owed_unit_is_minted_once_there_is_supply_again(rig: Rig, typed: Typed) -> None:
     """Not before; its debt is closed by the delivery."""
-    (buyer,) = await rig.buyers(1)
+    buyer, other = await rig.buyers(2)
     authorization = buyer.authorize()
     async with rig.working():
         pass
     await rig.order(buyer, authorization=authorization)
-    # Everything is promised to others by the time its money comes without having been sent by us.
+    # Everything is promised to another by the time its money comes without having been sent by us.
+    promised = await rig.pay(other)
+    await rig.pool.execute(
+        "UPDATE payment_queue p SET quantity = t.max_mint_count, supply_reserved = true, held_reason = 'the other'"
+        " FROM tokens t WHERE p.id = $1",
+        promised,
+    )
     await rig.pool.execute("UPDATE tokens SET reserved = max_mint_count::bigint")
     await rig.chain.send(rig.chain.usdc, transfer(buyer, authorization))
     async with rig.working():
@@ -446,7 +452,7 @@ async def test_an_owed_unit_is_minted_once_there_is_supply_again(rig: Rig, typed
         assert (refused.returncode, "none is left of 1000000" in refused.stdout) == (1, True)
         story = await told(typed, "payments", "show", unit)
         assert f"payfirst mints retry {unit}" in story["verdict"]["next"]
-        await rig.pool.execute("UPDATE tokens SET reserved = 0")
+        await rig.pool.execute("UPDATE payment_queue SET status = 'failed' WHERE id = $1", promised)
         retried = await typed("mints", "retry", unit)
         assert retried.returncode == 0, retried.stdout
         await rig.until_counts(mints_completed=1)
@@ -468,6 +474,7 @@ async def test_a_unit_that_waits_for_its_next_try_is_tried_at_once(rig: Rig, typ
         "UPDATE mint_queue SET next_attempt_at = now() + interval '1 hour', attempts = 1, error = 'the token naps'"
     )
     async with rig.working():
+        await rig.until_a_worker_lives()
         story = await told(typed, "payments", "show", checksum_address(buyer.address))
         assert story["verdict"]["why"].endswith("postponed after 1 tries: the token naps")
         assert story["verdict"]["next"].startswith("It is tried again in ")
