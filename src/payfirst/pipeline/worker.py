@@ -266,7 +266,8 @@ class _Worker:
         counted = metrics.snapshot(
             (*metrics.WORKER, metrics.TASK_FAILURES), rebucketed={metrics.LOOP_LAG: self._monitor.histogram}
         )
-        return msgspec.json.encode({"metrics": counted}).decode()
+        stall_ms = round(self._monitor.max_s * 1_000, 3)
+        return msgspec.json.encode({"loop_stall_ms_max": stall_ms, "metrics": counted}).decode()
 
     async def _take_up_settings(self, connection: Connection) -> None:
         """Go by what the table of settings holds; every task reads its terms anew each round."""
