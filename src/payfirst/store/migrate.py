@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
+import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -91,12 +92,14 @@ async def _closing(connection: AsyncConnection) -> AsyncIterator[None]:
 
 def _with_connection(url: str, act: Callable[[Connection], None]) -> None:
     async def run() -> None:
-        dialect_url = "postgresql+asyncpg://" + url.split("://", 1)[1]
-        engine = create_async_engine(dialect_url, poolclass=NullPool)
+        # The driver reads the URL, as it does everywhere else: SQLAlchemy would not know of `sslmode` and its like.
+        engine = create_async_engine(
+            "postgresql+asyncpg://", poolclass=NullPool, async_creator=lambda: asyncpg.connect(url)
+        )
         try:
             try:
                 connection = await engine.connect()
-            except (*UNAVAILABLE, DBAPIError) as error:
+            except (*UNAVAILABLE, asyncpg.PostgresError, DBAPIError, ValueError) as error:
                 raise database_not_there(url, getattr(error, "orig", None) or error) from error
             async with _closing(connection), connection.begin():
                 await connection.run_sync(guarded)
