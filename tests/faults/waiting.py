@@ -46,6 +46,11 @@ def finds(rig: Rig, question: str, *parameters: object) -> Holds:
     return holds
 
 
+async def rows(rig: Rig, question: str, *parameters: object) -> list[tuple[object, ...]]:
+    """What a query finds, as plain tuples."""
+    return [tuple(row) for row in await rig.pool.fetch(question, *parameters)]
+
+
 def idle(rig: Rig) -> Holds:
     """Nothing is on its way: every payment, unit and transaction has come to an end."""
     return finds(
