@@ -17,6 +17,7 @@ from payfirst.errors import OperatorError, RetriedError, StoreUnavailable
 from payfirst.ops.log import FlowLog, get_logger, run_flusher
 from payfirst.pipeline.configured import demand_configured_chain
 from payfirst.pipeline.confirm import Confirmer
+from payfirst.pipeline.displaced import DisplacedWatch
 from payfirst.pipeline.head import HeadWatch
 from payfirst.pipeline.mint import Minter
 from payfirst.pipeline.outbox import Outbox
@@ -122,7 +123,10 @@ class _Worker:
             pool, rpc, terms=terms, head=self._head, flow_log=self._flow_log, on_capacity=self._on_capacity,
             on_mints=self._on_mints, on_changed=on_changed,
         )  # fmt: skip
-        self._watcher = Watcher(pool, rpc, terms=terms, recrediter=recrediter, on_changed=on_changed)
+        displaced = DisplacedWatch(pool, rpc, terms=terms, head=self._head, on_changed=on_changed)
+        self._watcher = Watcher(
+            pool, rpc, terms=terms, recrediter=recrediter, displaced=displaced, on_changed=on_changed,
+        )  # fmt: skip
         self._stopping = False
 
     async def _free_payments(self, connection: Connection, claim: Claim) -> None:
