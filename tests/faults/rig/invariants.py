@@ -251,7 +251,7 @@ async def _judge_nonces(ledger: Ledger, pool: asyncpg.Pool, chain: OnChain, *, e
                     say(f"{name}: {row['state']}, and not on chain")
                 elif ended:
                     say(f"{name}: {row['state']}, and nothing of it is on chain")
-            elif (on_chain in row["hashes"]) == (row["state"] == "displaced"):
+            elif (on_chain in row["hashes"]) == (row["state"] == "displaced") and (ended or row["state"] != "sent"):
                 say(f"{name}: {row['state']}, and the chain has {on_chain}")
             elif ended and row["state"] == "sent":
                 say(f"{name}: still sent, and the chain has it")

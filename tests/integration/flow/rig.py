@@ -8,7 +8,7 @@ import itertools
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import asyncpg
@@ -280,8 +280,9 @@ async def open_rig(
     block_time_s: float | None = BLOCK_TIME_S,
     block_gas: int = BLOCK_GAS,
     contract: str | Artifact = "MintToken",
+    api_variables: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Rig]:
-    """A chain, a token on offer, and an API; workers are the test's to start."""
+    """A chain, a token on offer, and an API (with these variables too); workers are the test's to start."""
     async with LocalChain(block_time_s=block_time_s, block_gas=block_gas) as chain:
         await chain.fund_gas([dev_address("settle"), dev_address("mint")], Wei(10**20))
         token = await chain.deploy(
@@ -295,6 +296,7 @@ async def open_rig(
                 "DATABASE_URL": database_url,
                 "PAYFIRST_PAYMENTS__PAY_TO": checksum_address(PAY_TO),
                 "PAYFIRST_NETWORK__RPC_URLS": "http://127.0.0.1:1",  # no RPC in the API
+                **(api_variables or {}),
             },
         )
         app = create_app(config)
