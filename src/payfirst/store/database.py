@@ -31,6 +31,8 @@ UNAVAILABLE = (
     asyncpg.TransactionRollbackError,
     asyncpg.LockNotAvailableError,
     asyncpg.IdleInTransactionSessionTimeoutError,
+    # The driver's word for a connection of the pool that was cut in the middle of what it did before.
+    asyncpg.InternalClientError,
 )
 
 
