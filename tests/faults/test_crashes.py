@@ -87,8 +87,7 @@ def matters(label: Label) -> bool:
     return bool(label) and not any(word in label for word in OF_ITSELF)
 
 
-@pytest.mark.parametrize("wire", ["rpc", "postgres"])
-@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize(("wire", "moment"), [("rpc", "after"), ("postgres", "before")])
 async def test_fault_01_02_24_a_crash_at_some_boundaries(rig: Rig, wire: str, moment: Moment) -> None:
     """Killed at a few messages drawn anew each time; the whole sweep is the slow test below."""
     drawn = sorted(random.sample(range(1, 14 if wire == "rpc" else 60), 2))  # a failure names them

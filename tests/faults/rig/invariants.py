@@ -83,12 +83,12 @@ class Ledger:
 
 
 async def examine(
-    pool: asyncpg.Pool, chain_url: str, *, asset: str, pay_to: str, ended: bool = True, reorged: bool = False
+    pool: asyncpg.Pool, chain_url: str, *, asset: str, pay_to: str, ended: bool = True, in_order: bool = True
 ) -> Ledger:
     """Compare rows with chain; addresses are lower-case 0x text.
 
-    `ended`: nothing is on its way any more, so every payment must have come to one of its ends. `reorged`: a reorg
-    may have put a payment into a later block than its mint.
+    `ended`: nothing is on its way any more, so every payment must have come to one of its ends. `in_order`: each
+    unit was minted in a later block than it was paid in, which a reorg or a second minter makes untrue.
     """
     tokens = [row["address"] for row in await pool.fetch("SELECT address FROM tokens")]
     async with httpx.AsyncClient(base_url=chain_url, timeout=30) as client:
@@ -98,7 +98,7 @@ async def examine(
     owed = await pool.fetch("SELECT * FROM owed")
     ledger = Ledger(payments=len(payments))
     _judge_payments(ledger, payments, chain, ended=ended)
-    _judge_mints(ledger, payments, mints, owed, chain, ended=ended, reorged=reorged)
+    _judge_mints(ledger, payments, mints, owed, chain, ended=ended, in_order=in_order)
     _judge_sums(ledger, payments, chain)
     await _judge_nonces(ledger, pool, chain, ended=ended)
     await _judge_supply(ledger, pool)
@@ -144,7 +144,7 @@ def _judge_mints(
     chain: OnChain,
     *,
     ended: bool,
-    reorged: bool,
+    in_order: bool,
 ) -> None:
     say = ledger.violations.append
     by_id = {row["id"]: row for row in payments}
@@ -183,11 +183,11 @@ def _judge_mints(
         elif ended:
             say(f"{name}: still {row['status']} ({row['error']})")
         if found:
-            _judge_delivery(say, name, row, payment, found[0], chain, reorged=reorged)
+            _judge_delivery(say, name, row, payment, found[0], chain, in_order=in_order)
 
 
 def _judge_delivery(
-    say: Any, name: str, row: Any, payment: Any, minted: MintedOnChain, chain: OnChain, *, reorged: bool
+    say: Any, name: str, row: Any, payment: Any, minted: MintedOnChain, chain: OnChain, *, in_order: bool
 ) -> None:
     if (minted.token, minted.to) != (row["token_address"], row["recipient"]):
         say(f"{name}: minted by {minted.token} to {minted.to}")
@@ -195,7 +195,7 @@ def _judge_delivery(
     if not paid:
         if payment["finality"] not in ("lost", "reorged"):
             say(f"{name}: minted, and not paid")
-    elif not reorged and minted.block <= paid[0].block:
+    elif in_order and minted.block <= paid[0].block:
         say(f"{name}: minted in block {minted.block}, paid in block {paid[0].block}")
 
 

@@ -247,7 +247,7 @@ class Rig:
         (found,) = decode_result(["uint256"], await self.chain.call(contract, encode_call(view, *args)))
         return int(found)
 
-    async def examine(self, *, ended: bool = True, reorged: bool = False) -> invariants.Ledger:
+    async def examine(self, *, ended: bool = True, in_order: bool = True) -> invariants.Ledger:
         """Database and chain, compared; `faults.rig.invariants` says what for."""
         return await invariants.examine(
             self.pool,
@@ -255,12 +255,12 @@ class Rig:
             asset=hex_text(self.chain.usdc),
             pay_to=hex_text(PAY_TO),
             ended=ended,
-            reorged=reorged,
+            in_order=in_order,
         )
 
-    async def check_invariants(self, *, ended: bool = True, reorged: bool = False) -> None:
+    async def check_invariants(self, *, ended: bool = True, in_order: bool = True) -> None:
         """The database and the chain agree, nothing was minted unpaid, nothing twice, no nonce was skipped."""
-        (await self.examine(ended=ended, reorged=reorged)).demand()
+        (await self.examine(ended=ended, in_order=in_order)).demand()
 
     async def gas_used(self, purpose: str) -> Sequence[asyncpg.Record]:
         """Gas, items and success of each confirmed transaction of a purpose."""
