@@ -15,7 +15,7 @@ from payfirst.units import Address, Wei, checksum_address, hex_text, keccak
 from payfirst.x402.payload import Authorization
 from payfirst.x402.signing import sign_authorization
 
-from .rig.chain import no_mining
+from .rig.chain import block, no_mining
 from .waiting import finds, idle
 
 
@@ -69,13 +69,16 @@ async def test_fault_16_an_item_that_burns_its_gas_inside_a_batch_that_succeeds(
     """The receipt says success, the logs tell of all but one: its siblings are paid, and it is sent again alone."""
     buyers = await rig.buyers(20)
     burner = buyers[-1]
-    async with rig.working():
-        pass  # it has seen the chain and the token
-    for buyer in buyers:
-        await rig.pay(buyer)
-    await rig.chain.set_automine(False)
-    async with rig.working():
+    async with rig.working(max_fee=Wei(2 * 10**9)):
         async with no_mining(rig.chain):
+            # They gather while the base fee is above the cap, so that one transaction carries them all.
+            await block(rig.chain, base_fee=8 * 10**9)
+            height = (await rig.chain.rpc.head()).number
+            await rig.until(finds(rig, "SELECT head_height >= $1 FROM chain_heads", height))
+            for buyer in buyers:
+                await rig.pay(buyer)
+            await rig.until(finds(rig, "SELECT count(*) = 20 FROM payment_queue WHERE supply_reserved"))
+            await block(rig.chain, base_fee=10**9)
             await rig.until_counts(payments_sent=20)
             assert await rig.pool.fetchval("SELECT count(*) FROM chain_transactions") == 1
             await rig.chain.set_code(burner.address, b"\xfe")  # whoever asks it for a signature loses all the gas
