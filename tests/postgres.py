@@ -16,9 +16,11 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from payfirst.local.postgres_host import SETTINGS
 from payfirst.store import migrate
@@ -80,24 +82,85 @@ class Cluster:
 @contextlib.contextmanager
 def cluster(binaries: Path) -> Iterator[Cluster]:
     """A server of `binaries` in a temporary folder, in memory where there is room."""
-    with temporary_folder(_memory()) as folder:
-        data, log = folder / "data", folder / "log"
+    with temporary_folder(_memory()) as folder, server(binaries, folder) as running:
+        yield running.cluster
+
+
+@contextlib.contextmanager
+def server(
+    binaries: Path, folder: Path, *, initdb: Sequence[str] = (), settings: Mapping[str, str] | None = None
+) -> Iterator[Server]:
+    """A server of `binaries` with its data in `folder`, started; a fast shutdown at the end."""
+    data = folder / "data"
+    account = _account()
+    data.mkdir(mode=0o700)
+    if account is not None:
+        os.chown(data, account.pw_uid, account.pw_gid)
+    _as_server(
+        [
+            str(binaries / "initdb"), f"--pgdata={data}", "--username=payfirst", "--auth=trust",
+            "--encoding=UTF8", "--locale=C", "--no-sync", *initdb,
+        ]
+    )  # fmt: skip
+    running = Server(Cluster(binaries, free_port()), folder, {**TEST_SETTINGS, **(settings or {})})
+    try:
+        running.start()
+        yield running
+    finally:
+        running.stop()
+
+
+@dataclass
+class Server:
+    """A cluster that can be stopped, killed and started again, on the same port and data."""
+
+    cluster: Cluster
+    folder: Path
+    settings: Mapping[str, str]
+    _process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Return once it answers. Raises RuntimeError with the end of its log."""
+        log = self.folder / "log"
+        settings = [f"--{name}={value}" for name, value in self.settings.items()]
+        program = [str(self.cluster.binaries / "postgres"), "-D", str(self.folder / "data")]
         account = _account()
-        data.mkdir(mode=0o700)
-        if account is not None:
-            os.chown(data, account.pw_uid, account.pw_gid)
-        _as_server(
-            [
-                str(binaries / "initdb"), f"--pgdata={data}", "--username=payfirst", "--auth=trust",
-                "--encoding=UTF8", "--locale=C", "--no-sync",
-            ]
-        )  # fmt: skip
-        port = free_port()
-        settings = [f"--{name}={value}" for name, value in TEST_SETTINGS.items()]
-        command = [str(binaries / "postgres"), "-D", str(data), f"--port={port}", *settings]
-        with log.open("wb") as output, _process([*_dies_with_us(), *command], output.fileno()) as process:
-            _wait_until_it_answers(process, binaries, port, log)
-            yield Cluster(binaries, port)
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [*_dies_with_us(), *program, f"--port={self.cluster.port}", *settings],
+                cwd="/", env=_environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                process_group=0,  # Ctrl-C is for pytest
+                user=account.pw_uid if account else None, group=account.pw_gid if account else None,
+                extra_groups=[] if account else None,
+            )  # fmt: skip
+        _wait_until_it_answers(self._process, self.cluster.binaries, self.cluster.port, log)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the postmaster lives."""
+        return self._process is not None and self._process.poll() is None
+
+    def stop(self) -> None:
+        """A fast shutdown, and force if that is not enough. Does nothing to a server that is down."""
+        if self._process is None:
+            return
+        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):  # fast, immediate, and by force
+            self._process.send_signal(number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(STOP_TIMEOUT_S)
+                break
+        self._process = None
+
+    def kill(self) -> None:
+        """kill -9 of the postmaster and every process of it, at once, as when the machine loses power."""
+        if self._process is None:
+            return
+        postmaster = psutil.Process(self._process.pid)
+        for process in (postmaster, *postmaster.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._process.wait(STOP_TIMEOUT_S)
+        self._process = None
 
 
 @contextlib.contextmanager
@@ -151,26 +214,6 @@ def _as_server(command: list[str]) -> None:
     )  # fmt: skip
     if result.returncode != 0:
         raise RuntimeError(f"{command[0]} failed: {result.stderr.strip()}")
-
-
-@contextlib.contextmanager
-def _process(command: list[str], output: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `command` as PostgreSQL's account; a fast shutdown at the end, and force if that is not enough."""
-    account = _account()
-    process = subprocess.Popen(
-        command, cwd="/", env=_environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-        process_group=0,  # Ctrl-C is for pytest
-        user=account.pw_uid if account else None, group=account.pw_gid if account else None,
-        extra_groups=[] if account else None,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):  # fast, immediate, and by force
-            process.send_signal(number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_TIMEOUT_S)
-                break
 
 
 def _dies_with_us() -> list[str]:

@@ -7,8 +7,7 @@ import contextlib
 import io
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from aiohttp import web
@@ -20,7 +19,7 @@ from payfirst.chain.rpc import Call, RpcClient, RpcRefused, RpcUnavailable
 from payfirst.local.chain import LocalChain, dev_address
 from payfirst.units import AtomicAmount, BlockNumber, Wei, hex_text
 
-from .bad_endpoint import SECRET, Answer, BadEndpoint, bad_endpoint, honest, refuse, status
+from .rig.rpc_proxy import SECRET, Asked, Fault, Forward, RpcProxy, honest, refuses, respond, rpc_proxy, status
 
 BALANCE = 7
 
@@ -35,12 +34,12 @@ async def chain() -> AsyncIterator[LocalChain]:
 
 @contextlib.asynccontextmanager
 async def two(
-    chain: LocalChain, first: Answer, second: Answer = honest, *, timeout_s: float = 4
-) -> AsyncIterator[tuple[RpcClient, BadEndpoint, BadEndpoint]]:
+    chain: LocalChain, first: Fault, second: Fault = honest, *, timeout_s: float = 4
+) -> AsyncIterator[tuple[RpcClient, RpcProxy, RpcProxy]]:
     """A client of two endpoints, the first of which misbehaves."""
     async with (
-        bad_endpoint(chain.url, first) as one,
-        bad_endpoint(chain.url, second) as other,
+        rpc_proxy(chain.url, first) as one,
+        rpc_proxy(chain.url, second) as other,
         RpcClient([one.url, other.url], timeout_s=timeout_s) as rpc,
     ):
         yield rpc, one, other
@@ -67,15 +66,15 @@ async def until(holds: Callable[[], Awaitable[bool]], *, within_s: float = 10) -
         status(401),
         status(429),
         status(503, Retry_After="30"),
-        refuse("eth_getBalance", -32005, "daily request count exceeded, request rate limited"),
-        refuse("eth_getBalance", -32603, "Internal error"),
-        refuse("eth_getBalance", -32601, "the method eth_getBalance does not exist/is not available"),
-        refuse("eth_getBalance", -32000, "header not found"),
+        refuses("eth_getBalance", -32005, "daily request count exceeded, request rate limited"),
+        refuses("eth_getBalance", -32603, "Internal error"),
+        refuses("eth_getBalance", -32601, "the method eth_getBalance does not exist/is not available"),
+        refuses("eth_getBalance", -32000, "header not found"),
     ],
     ids=["500", "401", "429", "503", "limit", "internal", "method", "header"],
 )
 async def test_what_one_endpoint_cannot_answer_the_next_does(
-    chain: LocalChain, first: Answer, log_lines: io.StringIO
+    chain: LocalChain, first: Fault, log_lines: io.StringIO
 ) -> None:
     """At once, each call of many, with at most one warning, and none of it shows the key in the URL."""
     async with two(chain, first) as (rpc, one, other):
@@ -95,7 +94,7 @@ async def test_the_preferred_endpoint_is_returned_to_after_its_rest(chain: Local
         asked = len(one.seen)
         await rpc.balance(dev_address("payer"))
         assert len(one.seen) == asked  # it rests
-        one.answer = honest
+        one.fault = honest
 
         async def is_tried_again() -> bool:
             await rpc.balance(dev_address("payer"))
@@ -116,9 +115,9 @@ async def test_a_hanging_endpoint_is_tried_again_for_a_short_while_only(
     monkeypatch.setattr(endpoints, "PROBE_S", 0.2)
     released = asyncio.Event()
 
-    async def hang(_calls: Sequence[dict[str, Any]], _is_batch: bool) -> web.Response | None:
+    async def hang(asked: Asked, forward: Forward) -> web.Response:
         await released.wait()
-        return None
+        return await forward(asked)
 
     async with two(chain, hang, timeout_s=1) as (rpc, one, _):
         await rpc.balance(dev_address("payer"))
@@ -138,14 +137,14 @@ async def test_a_hanging_endpoint_is_tried_again_for_a_short_while_only(
 
 async def test_a_rate_limit_is_kept_to_the_second(chain: LocalChain) -> None:
     """A lone endpoint that says when to come back is not asked before; the call waits instead of failing."""
-    async with bad_endpoint(chain.url, status(429, Retry_After="1")) as one, RpcClient([one.url]) as rpc:
+    async with rpc_proxy(chain.url, status(429, Retry_After="1")) as one, RpcClient([one.url]) as rpc:
         asking = asyncio.create_task(rpc.balance(dev_address("payer")))
 
         async def was_asked() -> bool:
             return len(one.seen) == 1
 
         await until(was_asked)
-        one.answer = honest
+        one.fault = honest
         started = time.monotonic()
         assert await asking == BALANCE
         assert time.monotonic() - started > 0.9
@@ -154,7 +153,7 @@ async def test_a_rate_limit_is_kept_to_the_second(chain: LocalChain) -> None:
 
 async def test_a_longer_rest_than_the_call_may_take_ends_it(chain: LocalChain) -> None:
     """The error names the endpoint and what it said; the endpoint is left alone."""
-    async with bad_endpoint(chain.url, status(429, Retry_After="60")) as one, RpcClient([one.url]) as rpc:
+    async with rpc_proxy(chain.url, status(429, Retry_After="60")) as one, RpcClient([one.url]) as rpc:
         for _ in range(3):
             with pytest.raises(RpcUnavailable, match=r"endpoint 1 \(127\.0\.0\.1\)") as caught:
                 await rpc.balance(dev_address("payer"))
@@ -175,7 +174,7 @@ async def test_a_revert_is_an_answer(chain: LocalChain) -> None:
 @pytest.mark.parametrize("said", ["nonce too low", "already known", "replacement transaction underpriced"])
 async def test_a_verdict_on_a_transaction_is_an_answer(chain: LocalChain, said: str) -> None:
     """Another endpoint of the same chain would say the same."""
-    async with two(chain, refuse("eth_sendRawTransaction", -32000, said)) as (rpc, _, other):
+    async with two(chain, refuses("eth_sendRawTransaction", -32000, said)) as (rpc, _, other):
         with pytest.raises(RpcRefused, match=said):
             await rpc.broadcast(b"\x02")
         assert other.seen == []
@@ -183,7 +182,7 @@ async def test_a_verdict_on_a_transaction_is_an_answer(chain: LocalChain, said: 
 
 async def test_a_broadcast_goes_on_to_an_endpoint_that_takes_it(chain: LocalChain) -> None:
     """The same bytes elsewhere do no harm; here the node says what it thinks of them."""
-    async with two(chain, refuse("eth_sendRawTransaction", -32005, "limit exceeded")) as (rpc, _, other):
+    async with two(chain, refuses("eth_sendRawTransaction", -32005, "limit exceeded")) as (rpc, _, other):
         with pytest.raises(RpcRefused, match="decode"):
             await rpc.broadcast(b"\x02")
         assert other.methods() == ["eth_sendRawTransaction"]
@@ -192,19 +191,19 @@ async def test_a_broadcast_goes_on_to_an_endpoint_that_takes_it(chain: LocalChai
 async def test_an_endpoint_of_another_chain_is_set_aside(chain: LocalChain, log_lines: io.StringIO) -> None:
     """It is asked for its chain and nothing else, and an error says so once."""
 
-    async def elsewhere(calls: Sequence[dict[str, Any]], _is_batch: bool) -> web.Response | None:
-        assert [call["method"] for call in calls] == ["eth_chainId"]
-        return web.json_response({"jsonrpc": "2.0", "id": calls[0]["id"], "result": "0x1"})
+    async def elsewhere(asked: Asked, _forward: Forward) -> web.Response:
+        assert asked.methods == ["eth_chainId"]
+        return respond(asked, [{"result": "0x1"}])
 
     async with (
-        bad_endpoint(chain.url, elsewhere) as one,
+        rpc_proxy(chain.url, elsewhere) as one,
         RpcClient([one.url, chain.url], chain_id=chain.chain_id) as rpc,
     ):
         assert await rpc.chains() == [1, chain.chain_id]
         for _ in range(3):
             assert await rpc.balance(dev_address("payer")) == BALANCE
     assert events(log_lines).count("rpc_endpoint_misplaced") == 1
-    async with bad_endpoint(chain.url, elsewhere) as one, RpcClient([one.url], chain_id=chain.chain_id) as rpc:
+    async with rpc_proxy(chain.url, elsewhere) as one, RpcClient([one.url], chain_id=chain.chain_id) as rpc:
         with pytest.raises(RpcUnavailable, match="serves chain 1 instead of 84532"):
             await rpc.balance(dev_address("payer"))
 
@@ -235,16 +234,15 @@ async def test_a_lagging_endpoint_goes_last(
 async def test_logs_of_a_block_come_from_an_endpoint_that_has_it(chain: LocalChain, silent: bool) -> None:
     """A node without the block may answer with an error, or with an empty list: neither is "nobody paid"."""
 
-    async def empty(calls: Sequence[dict[str, Any]], is_batch: bool) -> web.Response | None:
+    async def empty(asked: Asked, _forward: Forward) -> web.Response:
         answers: dict[str, object] = {"eth_getLogs": [], "eth_getBlockTransactionCountByHash": None}
-        assert is_batch
-        return web.json_response([{"jsonrpc": "2.0", "id": c["id"], "result": answers[c["method"]]} for c in calls])
+        return respond(asked, [{"result": answers[method]} for method in asked.methods])
 
     await chain.fund_usdc([dev_address("payer")], AtomicAmount(5))
     head = await chain.rpc.head()
     async with (
         LocalChain(block_time_s=None) as behind,
-        bad_endpoint(behind.url, empty if silent else honest) as one,
+        rpc_proxy(behind.url, empty if silent else honest) as one,
         RpcClient([one.url, chain.url]) as rpc,
     ):
         (found,) = await rpc.logs_of_blocks([head.hash], addresses=[chain.usdc], topics=[hex_text(TRANSFER)])
@@ -281,9 +279,9 @@ async def test_a_receipt_that_one_endpoint_lacks_is_asked_of_the_next(chain: Loc
 async def test_a_batch_that_is_refused_is_halved(chain: LocalChain, style: str) -> None:
     """Down to what the endpoint takes, which is remembered; the answers stay in order."""
 
-    async def at_most_four(calls: Sequence[dict[str, Any]], is_batch: bool) -> web.Response | None:
-        if len(calls) <= 4:
-            return None
+    async def at_most_four(asked: Asked, forward: Forward) -> web.Response:
+        if len(asked.calls) <= 4:
+            return await forward(asked)
         error = {"code": -32600, "message": "batch of more than 4 calls"}
         match style:
             case "413":
@@ -291,10 +289,10 @@ async def test_a_batch_that_is_refused_is_halved(chain: LocalChain, style: str) 
             case "one error":
                 return web.json_response({"jsonrpc": "2.0", "id": None, "error": error}, status=400)
             case _:
-                return web.json_response([{"jsonrpc": "2.0", "id": c["id"], "error": error} for c in calls])
+                return respond(asked, [{"error": error} for _ in asked.calls])
 
     await chain.mine(20)
-    async with bad_endpoint(chain.url, at_most_four) as one, RpcClient([one.url]) as rpc:
+    async with rpc_proxy(chain.url, at_most_four) as one, RpcClient([one.url]) as rpc:
         blocks = await rpc.blocks(BlockNumber(0), BlockNumber(19))
         assert [block.head.number for block in blocks] == list(range(20))
         one.seen.clear()
@@ -306,17 +304,18 @@ async def test_a_batch_that_is_refused_is_halved(chain: LocalChain, style: str) 
 async def test_a_range_of_logs_is_asked_in_parts(chain: LocalChain) -> None:
     """As many blocks as configured, and halved for an endpoint that wants fewer; nothing is missed or told twice."""
 
-    async def ten_blocks(calls: Sequence[dict[str, Any]], is_batch: bool) -> web.Response | None:
-        query = next(call["params"][0] for call in calls if call["method"] == "eth_getLogs")
-        if int(query["toBlock"], 16) - int(query["fromBlock"], 16) < 10:
-            return None
-        return await refuse("eth_getLogs", -32614, "eth_getLogs is limited to a 10 block range")(calls, is_batch)
+    refuse = refuses("eth_getLogs", -32614, "eth_getLogs is limited to a 10 block range")
+
+    async def ten_blocks(asked: Asked, forward: Forward) -> web.Response:
+        query = next(call["params"][0] for call in asked.calls if call["method"] == "eth_getLogs")
+        is_narrow = int(query["toBlock"], 16) - int(query["fromBlock"], 16) < 10
+        return await (honest if is_narrow else refuse)(asked, forward)
 
     for _ in range(3):
         await chain.fund_usdc([dev_address("payer")], AtomicAmount(5))
         await chain.mine(11)
     last = (await chain.rpc.head()).number
-    async with bad_endpoint(chain.url, ten_blocks) as one, RpcClient([one.url], log_blocks_max=30) as rpc:
+    async with rpc_proxy(chain.url, ten_blocks) as one, RpcClient([one.url], log_blocks_max=30) as rpc:
         found = await rpc.logs(address=chain.usdc, topics=[hex_text(TRANSFER)], first=BlockNumber(0), last=last)
     assert len(found) == len(set(found)) == 3
 

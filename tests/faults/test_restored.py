@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from payfirst.chain.rpc_wire import WireHead
 from payfirst.local.chain import dev_address, dev_key
 from payfirst.units import Address, hex_text
 
-from .bad_endpoint import Answer, bad_endpoint, refuse
+from .rig.rpc_proxy import Asked, Fault, Forward, refuses, rpc_proxy
 
 FRIEND, THIEF = Address(b"\x77" * 20), Address(b"\x66" * 20)
 SOON_FINAL: dict[str, Any] = {"final_depth": 2, "audit_every_s": 1}
@@ -53,16 +53,16 @@ async def unfenced(rig: Rig) -> bool:
     return bool(await rig.pool.fetchval(FENCED) == 0)
 
 
-def forgetful(rig: Rig) -> Answer:
+def forgetful(rig: Rig) -> Fault:
     """A node that is no archive: it has forgotten the state of all but its newest 128 blocks."""
 
-    async def answer(calls: Sequence[dict[str, Any]], is_batch: bool) -> web.Response | None:
-        for call in calls:
+    async def answer(asked: Asked, forward: Forward) -> web.Response:
+        for call in asked.calls:
             if call["method"] == "eth_call" and isinstance(at := call["params"][-1], dict):
                 block = await rig.chain.rpc.call("eth_getBlockByHash", at["blockHash"], False, result=WireHead)
                 if int(block.number, 16) + 128 < (await rig.chain.rpc.head()).number:
-                    return await refuse("eth_call", -32000, "missing trie node")(calls, is_batch)
-        return None
+                    return await refuses("eth_call", -32000, "missing trie node")(asked, forward)
+        return await forward(asked)
 
     return answer
 
@@ -115,8 +115,8 @@ async def test_a_restored_backup_mints_nothing_twice_and_names_what_it_lost(rig:
     await backup.put_back()
     await rig.chain.mine(200)
     async with (
-        bad_endpoint(rig.chain.url, forgetful(rig)) as node,
-        rig.working(rpc_url=node.url, **SOON_FINAL),
+        rpc_proxy(rig.chain.url, forgetful(rig)) as node,
+        rig.working(rpc_urls=(node.url,), **SOON_FINAL),
     ):
         await rig.until_counts(payments_completed=4, mints_completed=4)
         await rig.until(lambda: unfenced(rig))
@@ -252,6 +252,7 @@ async def test_a_signer_made_after_the_backup_is_adopted_with_all_it_sent(rig: R
     await rig.pool.execute("DELETE FROM signers")
     async with rig.working(**SOON_FINAL):
         await rig.until_counts(payments_completed=1, mints_completed=1)
+        await rig.until(ready(rig))
         await rig.pay(buyers[3])
         await rig.until_counts(payments_completed=2, mints_completed=2)
     await check(rig, lost_and_delivered=2)

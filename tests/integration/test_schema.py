@@ -174,6 +174,12 @@ async def test_failing_by_hand_clears_the_transaction_and_gives_supply_back(
     assert await db.fetchval("SELECT reserved FROM tokens") == 5
 
 
+@pytest.mark.parametrize("parameters", ["sslmode=prefer", "sslmode=disable&application_name=mine"])
+def test_a_url_with_the_drivers_parameters_is_understood(database_url: str, parameters: str) -> None:
+    """As hosted databases hand them out; the pool takes them too."""
+    assert migrate.status(f"{database_url}?{parameters}").is_current
+
+
 def test_the_tables_go_up_and_down_and_up_again(any_empty_database_url: str) -> None:
     """Nothing is left behind, and nothing is in the way."""
     assert migrate.status(any_empty_database_url).current is None

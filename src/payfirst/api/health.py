@@ -1,4 +1,4 @@
-"""`/health`: this process lives. `/ready`: a payment could be accepted now."""
+"""`/health`: this process lives. `/ready`: a payment could be accepted now, as far as it is ours to say."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from payfirst.api import problems
 from payfirst.api.respond import document, response
 from payfirst.api.runtime import Runtime
 from payfirst.errors import PayerError
-from payfirst.pipeline.admission import Admission, NotNow, why_not_accepting, workers_missing
+from payfirst.pipeline.admission import Admission, NotNow, SoldOut, why_not_accepting, workers_missing
 
 SNAPSHOT_AGE_S_MAX = 1.0
 RETRY_AFTER_S = 5
@@ -73,11 +73,16 @@ def reasons_not_ready(admission: Admission) -> list[str]:
 
 
 def _reasons_of_tokens(admission: Admission) -> list[str]:
-    """Why not one unit of any token is sold; empty when one is."""
+    """Why not one unit of any token is sold; empty when one is, or would be if it were not sold out.
+
+    That is for the buyer to hear: a balancer that takes this process away would say something else instead.
+    """
     reasons = []
     for token in admission.snapshot.tokens.values():
         try:
             admission.admit(token, 1)
+        except SoldOut:
+            return []
         except (PayerError, NotNow) as refusal:
             reasons.append(str(refusal))
         else:

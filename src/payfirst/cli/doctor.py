@@ -21,7 +21,7 @@ from rich.table import Column, Table
 from payfirst import config as configuration
 from payfirst.chain import keystores
 from payfirst.chain.signers import Signer
-from payfirst.cli import settings
+from payfirst.cli import output, settings
 from payfirst.cli.examination import examine
 from payfirst.cli.serve import BACKLOG, FILES_BESIDE_CONNECTIONS
 from payfirst.config import KEY_VARIABLES, Config, ConfigurationError
@@ -69,7 +69,7 @@ def _print(found: list[Finding], rows: list[tuple[str, str, str]], *, as_json: b
         table = Table("setting", Column("value", overflow="fold"), Column("source", overflow="fold"))
         for row in shown:
             table.add_row(*map(escape, row))
-        console.print(table)
+        output.show(table)
     counts = {level: sum(f.level is level for f in found) for level in Level}
     console.print(f"{counts[Level.FAULT]} faults, {counts[Level.WARNING]} warnings, {counts[Level.OK]} in order")
 

@@ -51,7 +51,7 @@ def list_settings(
     table = Table("setting", "value", "source", "taken up by", "meaning")
     for row in rows:
         table.add_row(*(str(row[name]) for name in ("setting", "value", "source", "takenUpBy", "meaning")))
-    console.print(table)
+    output.show(table)
     for row in rows:
         for refusal in row["refusedBy"] if isinstance(row["refusedBy"], list) else []:
             console.print(f"⚠️ {row['setting']}: {refusal}", markup=False)

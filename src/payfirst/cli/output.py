@@ -150,10 +150,15 @@ def _cell(value: object) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table; no column is cut off when the output is no terminal."""
+    """A table of values as they are."""
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         table.add_row(*(escape(printable(value)) for value in row))
+    show(table)
+
+
+def show(table: Table) -> None:
+    """Print a table; in a pipe no cell is broken into lines, whatever the width of the terminal behind it."""
     (console if console.is_terminal else Console(highlight=False, width=1_000)).print(table)
 
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from payfirst import config as configuration
 from payfirst.chain import keystores
 from payfirst.chain.rpc import RpcClient
-from payfirst.cli import keys, settings
+from payfirst.cli import keys, output, settings
 from payfirst.cli.settings import ConfigOption
 from payfirst.errors import OperatorError
 from payfirst.store import database, signers
@@ -104,7 +104,7 @@ def list_signers(
             str(row["unresolved"]),
             "?" if balance is None else _ether(Wei(int(str(balance)))),
         )
-    console.print(table)
+    output.show(table)
 
 
 @app.command()

@@ -18,7 +18,7 @@ from payfirst import config as configuration
 from payfirst.chain import deployment, token_check
 from payfirst.chain.deployment import NewToken
 from payfirst.chain.rpc import RpcClient
-from payfirst.cli import chain, launching, offering, settings
+from payfirst.cli import chain, launching, offering, output, settings
 from payfirst.cli.offering import Offered, address_given
 from payfirst.cli.settings import ConfigOption
 from payfirst.config import Config
@@ -137,7 +137,7 @@ def list_tokens(
             "?" if token.max_mint_count is None else str(token.max_mint_count),
             escape(_state(token)),
         )
-    console.print(table)
+    output.show(table)
 
 
 @app.command()

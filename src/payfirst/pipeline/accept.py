@@ -100,8 +100,14 @@ class Acceptor:
             batch, self._waiting = self._waiting[:BATCH_MAX], self._waiting[BATCH_MAX:]
             if not self._waiting:
                 self._work.clear()
-            if batch:
+            if not batch:
+                continue
+            try:
                 await self._store(batch)
+            except Exception as error:  # whatever it is: nobody may wait for ever for an answer
+                for waiting in batch:
+                    _refuse(waiting, error)
+                raise
 
     async def _store(self, batch: Sequence[_Waiting]) -> None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from payfirst.chain.fees import Fees, fees_at, replacement_fees
 from payfirst.chain.rpc import RpcClient, RpcRefused, RpcUnavailable
@@ -28,6 +29,9 @@ TAKE_AGAIN_S = 0.5
 LOOK_FOR_GAS_MONEY_S = 3.0
 NOTE_BALANCE_S = 10.0
 NO_OP_GAS = Gas(21_000)
+# How long, in chain time, the chain must want a nonce that no transaction has before a no-op takes it.
+GAP_S = 6
+GAP_PER_ROUND_MAX = 16
 # What a layer 2 charges for its layer 1 comes on top of the gas: a tenth is more than it has asked for.
 COST_MARGIN_NUMERATOR, COST_MARGIN_DENOMINATOR = 11, 10
 
@@ -326,11 +330,50 @@ class Outbox:
         time = self._head.head.time
         if self._next is None or self._next[0] != next_nonce:
             self._next = (next_nonce, time)
+        tenure = self._tenure
+        if tenure is not None and next_nonce > tenure.next_nonce:
+            self.lose()  # somebody else signs with this key: the next hold takes the chain's nonce for the floor
+        elif tenure is not None and next_nonce < in_flight[0].nonce and time - self._next[1] >= GAP_S:
+            await self._fill_gap(tenure, next_nonce, in_flight[0].nonce)
         # One after the other, and the lease is short: what has no turn now has it in a second.
         for sent in silent:
             if sent.nonce < next_nonce:
                 continue  # mined; the confirmer reads it at its depth
             await self._tend_one(sent, is_next=sent.nonce == next_nonce, stuck_s=time - self._next[1])
+
+    async def _fill_gap(self, tenure: Tenure, chain_nonce: AccountNonce, lowest: AccountNonce) -> None:
+        """No-ops for account nonces that no transaction has: nothing behind such a gap would ever be mined.
+
+        A node that counted too many left it. A nonce that is not missing after all is refused, and harms nobody.
+        """
+        fees = fees_at(self._head.head.base_fee, priority_fee=self._terms.priority_fee, max_fee_cap=self._terms.max_fee)
+        if fees is None:
+            return
+        async with session(self._pool, "look for a gap of nonces") as connection:
+            missing = await transactions.missing_nonces(
+                connection,
+                self._terms.network,
+                self.address,
+                first=chain_nonce,
+                last=AccountNonce(lowest - 1),
+                limit=GAP_PER_ROUND_MAX,
+            )
+        for nonce in missing:
+            signed = self._signer.sign(
+                chain_id=self._terms.chain_id, nonce=nonce, to=self.address, data=b"", gas_limit=NO_OP_GAS, fees=fees
+            )
+            envelope = replace(self._envelope(signed, tenure.epoch), is_noop=True)
+            async with transaction(self._pool, "store a no-op for a gap") as connection:
+                if not await signers.renew(connection, self._terms.network, self.address, epoch=tenure.epoch):
+                    raise LeaseLost("another worker holds the signer")
+                await transactions.store(connection, envelope, item_count=0)
+            log.warning(
+                "nonce_gap_filled",
+                message=f"Nonce {nonce} of {self._name} was never used: a no-op takes it, so that later ones are mined",
+                nonce=nonce,
+                tx_hash=hex_text(signed.hash),
+            )
+            await self._broadcast(signed.hash, signed.signed)
 
     async def _tend_one(self, sent: InFlight, *, is_next: bool, stuck_s: int) -> None:
         head = self._head.head

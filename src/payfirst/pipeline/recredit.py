@@ -7,15 +7,17 @@ used at pre-flight.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from payfirst.chain.blocks import Head, Receipt
-from payfirst.chain.evidence import AUTHORIZATION_USED
+from payfirst.chain.evidence import AUTHORIZATION_USED, PaidTransfer
 from payfirst.chain.rpc import RpcClient, RpcUnavailable
 from payfirst.pipeline import credit, scan
-from payfirst.pipeline.confirm_plan import plan_block
+from payfirst.pipeline.confirm_plan import PaymentKey, plan_block
 from payfirst.pipeline.terms import Terms
 from payfirst.store import audit_log, heads
+from payfirst.store.crediting import CreditCandidate
 from payfirst.store.database import Pool, transaction
 from payfirst.units import Address, AuthorizationNonce, BlockNumber, hex_text
 
@@ -39,9 +41,10 @@ class Recrediter:
         self._terms = terms
 
     async def find(self, use: Use) -> bool:
-        """True when a use above acceptance was found: credited now, or left to the scan that will reach it.
+        """True when a use above acceptance pays for it: credited now, or left to the scan that will reach it.
 
-        False means: used at or below the acceptance height, or cancelled. Raises RetriedError.
+        False means: used at or below the acceptance height, cancelled, or spent on another transfer than the one that
+        was promised here (the payer may sign a nonce twice). Raises RetriedError.
         """
         head = await self._rpc.head()
         if head.number <= use.accepted_height:
@@ -52,14 +55,18 @@ class Recrediter:
             first=BlockNumber(use.accepted_height + 1),
             last=head.number,
         )
+        found = False
         for receipt in await self._rpc.receipts(hashes):
             if receipt is None:
                 raise RpcUnavailable("RPC: a log was found, its receipt was not")
-            await self.credit(receipt)
-        return bool(hashes)
+            found = await self.credit(receipt, of=use) or found
+        return found
 
-    async def credit(self, receipt: Receipt, *, actor: str | None = None) -> None:
-        """Complete the payments that a transaction paid, in a block that the scan has passed; `actor` is logged."""
+    async def credit(self, receipt: Receipt, *, of: Use | None = None, actor: str | None = None) -> bool:
+        """Complete the payments that a transaction paid, in a block that the scan has passed; `actor` is logged.
+
+        True when it pays for `of`, or when the scan will judge that.
+        """
         blocks = await self._rpc.blocks(receipt.block_number, receipt.block_number)
         if not blocks or blocks[0].head.hash != receipt.block_hash:
             raise RpcUnavailable("RPC: the node changed chains between two answers")
@@ -68,7 +75,7 @@ class Recrediter:
         async with transaction(self._pool, "credit a use found in the logs") as connection:
             cursor = (await heads.lock_cursor(connection, self._terms.network)).block
             if cursor.height < head.number:
-                return  # the scan comes by there
+                return True  # the scan comes by there
             remembered = await heads.hash_at(connection, self._terms.network, head.number)
             if remembered is not None and remembered != head.hash:
                 raise RpcUnavailable("RPC: the node is on another chain than the one that was read")
@@ -82,3 +89,13 @@ class Recrediter:
                     connection, actor=actor or "", action="payment_credited", subject=subject, details=details
                 )
         credit.count(credits_)
+        return of is not None and any(_pays(transfer, evidence.candidates, of) for transfer in evidence.paid)
+
+
+def _pays(transfer: PaidTransfer, candidates: Mapping[PaymentKey, CreditCandidate], use: Use) -> bool:
+    payment = candidates.get((transfer.payer, transfer.nonce))
+    return (
+        payment is not None
+        and payment.id == use.payment_id
+        and (transfer.value, transfer.pay_to) == (payment.amount, payment.pay_to)
+    )

@@ -32,7 +32,7 @@ SIMULATION = "invalid_exact_evm_transaction_simulation_failed"
 SOLD_OUT = "sold_out"
 
 SENTENCES = {
-    NONCE_USED: "This authorization was used or cancelled before it was accepted here. No money moved for this order.",
+    NONCE_USED: "This authorization was used or cancelled otherwise. No money moved for this order; sign a new one.",
     INSUFFICIENT: "The payer's balance is below the amount. No money moved; fund the account and pay again.",
     SIGNATURE: "The asset refuses the signature. No money moved; sign again with the asset's EIP-712 domain.",
     SIMULATION: "The asset refuses a transfer from this payer. No money moved.",

@@ -9,6 +9,7 @@ from payfirst.chain.rpc import RpcClient
 from payfirst.errors import RetriedError
 from payfirst.ops import metrics
 from payfirst.ops.log import get_logger
+from payfirst.pipeline.displaced import DisplacedWatch
 from payfirst.pipeline.recredit import Recrediter, Use
 from payfirst.pipeline.settle_plan import NONCE_USED, SENTENCES
 from payfirst.pipeline.terms import Terms
@@ -34,12 +35,20 @@ class Watcher:
     """Ends what time has ended. Any number may run: every statement names the state it expects."""
 
     def __init__(
-        self, pool: Pool, rpc: RpcClient, *, terms: Terms, recrediter: Recrediter, on_changed: OnChanged
+        self,
+        pool: Pool,
+        rpc: RpcClient,
+        *,
+        terms: Terms,
+        recrediter: Recrediter,
+        displaced: DisplacedWatch,
+        on_changed: OnChanged,
     ) -> None:
         self._pool = pool
         self._rpc = rpc
         self._terms = terms
         self._recrediter = recrediter
+        self._displaced = displaced
         self._on_changed = on_changed
 
     async def run(self) -> None:
@@ -49,6 +58,7 @@ class Watcher:
                 await self.expire()
                 await self.give_up_lost()
                 await self.finalize()
+                await self._displaced.step()
                 async with session(self._pool, "forget what is old") as connection:
                     await processes.forget_silent(connection)
                     await short_payers.forget_old(connection)

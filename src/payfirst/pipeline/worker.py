@@ -21,6 +21,7 @@ from payfirst.ops.slow import SlowProcessing
 from payfirst.pipeline.audit import Auditor
 from payfirst.pipeline.configured import demand_configured_chain
 from payfirst.pipeline.confirm import Confirmer
+from payfirst.pipeline.displaced import DisplacedWatch
 from payfirst.pipeline.head import HeadWatch
 from payfirst.pipeline.mint import Minter
 from payfirst.pipeline.outbox import Outbox
@@ -151,7 +152,10 @@ class _Worker:
             pool, rpc, terms=terms, head=self._head, flow_log=self._flow_log, on_capacity=self._on_capacity,
             on_mints=self._on_mints, on_changed=on_changed,
         )  # fmt: skip
-        self._watcher = Watcher(pool, rpc, terms=terms, recrediter=recrediter, on_changed=on_changed)
+        displaced = DisplacedWatch(pool, rpc, terms=terms, head=self._head, on_changed=on_changed)
+        self._watcher = Watcher(
+            pool, rpc, terms=terms, recrediter=recrediter, displaced=displaced, on_changed=on_changed,
+        )  # fmt: skip
         self._monitor = LoopMonitor(on_late=SlowProcessing(get_logger(role="worker")))
         self._auditor = Auditor(pool, rpc, terms=terms, recrediter=recrediter, on_changed=on_changed)
         self._addresses: dict[Address, Purpose] = {

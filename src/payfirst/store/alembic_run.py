@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable
 
+import asyncpg
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from payfirst.store.database import UNAVAILABLE, database_not_there
+from payfirst.store.database import CONNECT_TIMEOUT_S, UNAVAILABLE, database_not_there
 
 # Two processes that upgrade at once wait for each other here instead of colliding in the catalogue.
 _MIGRATION_LOCK = 7_402_402
@@ -45,16 +46,19 @@ async def _closing(connection: AsyncConnection) -> AsyncIterator[None]:
 
 
 async def _with_connection(url: str, act: Callable[[Connection], None]) -> None:
-    dialect_url = "postgresql+asyncpg://" + url.split("://", 1)[1]
-    try:
-        engine = create_async_engine(dialect_url, poolclass=NullPool)
-    except (ArgumentError, ValueError) as error:
-        raise database_not_there(url, error) from None  # its own words may hold the password
+    # The driver reads the URL, as it does everywhere else: SQLAlchemy would not know of `sslmode` and its like.
+    engine = create_async_engine(
+        "postgresql+asyncpg://",
+        poolclass=NullPool,
+        async_creator=lambda: asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S),
+    )
     try:
         try:
             connection = await engine.connect()
-        except (*UNAVAILABLE, DBAPIError) as error:
+        except (*UNAVAILABLE, asyncpg.PostgresError, DBAPIError) as error:
             raise database_not_there(url, getattr(error, "orig", None) or error) from error
+        except ValueError as error:
+            raise database_not_there(url, error) from None  # its own words may hold the password
         async with _closing(connection), connection.begin():
             await connection.run_sync(_locked, act)
     finally:

@@ -14,6 +14,8 @@ from payfirst.errors import OperatorError, StoreUnavailable
 
 STATEMENT_TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 5.0
+# A client that says nothing inside a transaction (its machine sleeps) must not hold row locks: the server ends it.
+TRANSACTION_IDLE_S = 5
 
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
@@ -31,6 +33,7 @@ UNAVAILABLE = (
     asyncpg.PostgresSystemError,
     asyncpg.TransactionRollbackError,
     asyncpg.LockNotAvailableError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
 )
 
 
@@ -62,7 +65,11 @@ async def connect(url: str, *, name: str, size: int) -> Pool:
             max_size=size,
             timeout=CONNECT_TIMEOUT_S,
             command_timeout=STATEMENT_TIMEOUT_S,
-            server_settings={"application_name": f"payfirst {name}", "jit": "off"},
+            server_settings={
+                "application_name": f"payfirst {name}",
+                "jit": "off",
+                "idle_in_transaction_session_timeout": f"{TRANSACTION_IDLE_S}s",
+            },
         )
     except (*UNAVAILABLE, asyncpg.PostgresError, ValueError) as error:
         raise database_not_there(url, error) from error

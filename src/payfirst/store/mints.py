@@ -96,13 +96,14 @@ RETURNING m.id, m.token_address, m.payment_id, old.status AS before,
           extract(epoch FROM now() - (SELECT created_at FROM payment_queue WHERE id = m.payment_id))::float8 AS paid_s
 """
 
-# return_mints: their transaction was mined without them. Waits longer each time: gas is paid for every one.
+# return_mints: their transaction, or another under its nonce, was mined without them. Waits longer each time: gas
+# is paid for every one.
 # moves: sent -> pending
 RETURN_MINTS = """
 UPDATE mint_queue
 SET status = 'pending', mint_tx_hash = NULL, processed_at = now(),
     next_attempt_at = now() + least(60, 2 ^ least(attempts - 1, 6)) * interval '1 second',
-    error = 'its transaction was mined and minted nothing for it'
+    error = 'its transaction ended and minted nothing for it'
 WHERE id = ANY($1::uuid[]) AND status = 'sent' AND mint_tx_hash = ANY($2::text[])
 """
 

@@ -32,8 +32,9 @@ WITH stored AS (
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
     RETURNING id
 )
-INSERT INTO chain_attempts (hash, transaction_id, signed_bytes, max_fee_per_gas_wei, max_priority_fee_per_gas_wei)
-SELECT $9, id, $10, $11, $12 FROM stored
+INSERT INTO chain_attempts (hash, transaction_id, signed_bytes, max_fee_per_gas_wei, max_priority_fee_per_gas_wei,
+                            is_noop)
+SELECT $9, id, $10, $11, $12, $13 FROM stored
 RETURNING transaction_id
 """
 
@@ -115,6 +116,38 @@ FORGET_OUTCOMES = """
 UPDATE chain_transaction_items SET outcome = NULL WHERE transaction_id = ANY($1::bigint[])
 """
 
+# used_up: unresolved transactions below the account nonce that the chain is at, with every hash of theirs.
+USED_UP = """
+SELECT t.id, t.account_nonce, array_agg(a.hash) AS hashes
+FROM chain_transactions t JOIN chain_attempts a ON a.transaction_id = t.id
+WHERE t.network = $1 AND t.signer = $2 AND t.state = 'sent' AND t.account_nonce < $3
+GROUP BY t.id ORDER BY t.account_nonce
+"""
+
+# signers_in_flight: whoever has unresolved transactions.
+SIGNERS_IN_FLIGHT = "SELECT DISTINCT signer FROM chain_transactions WHERE network = $1 AND state = 'sent'"
+
+# displace_transactions: a final block holds another transaction under the nonce; these can never be mined.
+DISPLACE_TRANSACTIONS = """
+UPDATE chain_transactions SET state = 'displaced', confirmed_at = now()
+WHERE id = ANY($1::bigint[]) AND state = 'sent'
+RETURNING id
+"""
+
+# items_undone: what displaced transactions carried had no effect through them.
+ITEMS_UNDONE = """
+UPDATE chain_transaction_items SET outcome = 'reverted' WHERE transaction_id = ANY($1::bigint[])
+RETURNING payment_id, queue_id
+"""
+
+# missing_nonces: account nonces from the chain's on that were never given to any transaction.
+MISSING_NONCES = """
+SELECT n.account_nonce FROM generate_series($3::bigint, $4::bigint) AS n(account_nonce)
+WHERE NOT EXISTS (SELECT 1 FROM chain_transactions t
+                  WHERE t.network = $1 AND t.signer = $2 AND t.account_nonce = n.account_nonce)
+ORDER BY n.account_nonce LIMIT $5
+"""
+
 # finalize_transactions: mined in a block that is final now.
 FINALIZE_TRANSACTIONS = """
 UPDATE chain_transactions SET state = 'final'
@@ -191,6 +224,25 @@ class Envelope:
     signed: bytes
     max_fee: Wei
     max_priority_fee: Wei
+    is_noop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UsedUp:
+    """An unresolved transaction whose account nonce the chain has passed, and every hash it could have."""
+
+    id: int
+    nonce: AccountNonce
+    hashes: tuple[TxHash, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Undone:
+    """What displaced transactions carried: payments and units that had no effect through them."""
+
+    transactions: list[int]
+    payments: list[uuid.UUID]
+    units: list[uuid.UUID]
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +359,7 @@ async def store(connection: Connection, envelope: Envelope, *, item_count: int) 
         envelope.signed,
         envelope.max_fee,
         envelope.max_priority_fee,
+        envelope.is_noop,
     )
     return stored
 
@@ -411,6 +464,39 @@ async def reopen_above(connection: Connection, network: str, height: BlockNumber
 async def finalize(connection: Connection, network: str, height: BlockNumber) -> None:
     """What was mined at or below `height` cannot be taken back."""
     await connection.execute(FINALIZE_TRANSACTIONS, network, height)
+
+
+async def signers_in_flight(connection: Connection, network: str) -> list[Address]:
+    """The signers that have unresolved transactions."""
+    return [address_of(row["signer"]) for row in await connection.fetch(SIGNERS_IN_FLIGHT, network)]
+
+
+async def used_up(connection: Connection, network: str, signer: Address, *, chain_nonce: AccountNonce) -> list[UsedUp]:
+    """A signer's unresolved transactions below the nonce that the chain is at, lowest first."""
+    rows = await connection.fetch(USED_UP, network, hex_text(signer), chain_nonce)
+    return [
+        UsedUp(row["id"], AccountNonce(row["account_nonce"]), tuple(TxHash(bytes_of(h)) for h in row["hashes"]))
+        for row in rows
+    ]
+
+
+async def displace(connection: Connection, ids: Sequence[int]) -> Undone:
+    """Another transaction has their account nonces for good; the caller returns what they carried."""
+    displaced = [row["id"] for row in await connection.fetch(DISPLACE_TRANSACTIONS, ids)]
+    items = await connection.fetch(ITEMS_UNDONE, displaced)
+    return Undone(
+        transactions=displaced,
+        payments=[row["payment_id"] for row in items if row["payment_id"] is not None],
+        units=[row["queue_id"] for row in items if row["queue_id"] is not None],
+    )
+
+
+async def missing_nonces(
+    connection: Connection, network: str, signer: Address, *, first: AccountNonce, last: AccountNonce, limit: int
+) -> list[AccountNonce]:
+    """The account nonces from `first` to `last` that no transaction of ours has, lowest first."""
+    rows = await connection.fetch(MISSING_NONCES, network, hex_text(signer), first, last, limit)
+    return [AccountNonce(row["account_nonce"]) for row in rows]
 
 
 async def in_flight(connection: Connection, network: str, signer: Address) -> list[InFlight]:

@@ -171,7 +171,6 @@ async def test_ready_says_everything_that_is_missing(database_url: str, pool: Po
         (NO_HEAD, "No worker has reported yet."),
         (NEVER_SYNCED, "No active token"),
         (HELD, "This token cannot be minted"),
-        ("UPDATE tokens SET minted = max_mint_count", "0 left of this token"),
     ],
 )
 async def test_ready_names_the_reason(database_url: str, pool: Pool, fault: str, reason: str) -> None:

@@ -270,3 +270,11 @@ async def test_ready(shop: Shop) -> None:
     answer = await shop.client.get("/ready")
     assert (answer.status_code, answer.json()) == (200, {"status": "ready"})
     assert (await shop.client.head("/ready")).status_code == 200
+
+
+async def test_sold_out_is_ready(database_url: str, pool: Pool) -> None:
+    """Buyers are told so by the offer; a balancer that sees 503 would take the answer away from them."""
+    await open_shop(pool, max_mint_count=0)
+    async with running(configure(database_url), pool) as shop:
+        assert (await shop.client.get("/ready")).status_code == 200
+        assert (await shop.mint()).json()["code"] == "sold_out"

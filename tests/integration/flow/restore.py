@@ -21,10 +21,14 @@ async def dump(url: str, file: Path) -> None:
 
 
 async def restore(url: str, file: Path) -> None:
-    """Put the dump in the place of the database; whoever is connected is cut off."""
+    """Put the dump in the place of the database, whole and at once; whoever is connected is cut off."""
     server, _, name = url.rpartition("/")
-    maintenance = f"{server}/postgres"
-    sql = (f"DROP DATABASE {name} WITH (FORCE)", f"CREATE DATABASE {name} TEMPLATE template0")
-    for statement in sql:
-        await asyncio.to_thread(_run, "psql", "--no-psqlrc", "-w", "-q", "-c", statement, maintenance)
-    await asyncio.to_thread(_run, "pg_restore", "--exit-on-error", f"--dbname={url}", str(file))
+    aside = f"{name}_restored"
+
+    async def say(sql: str) -> None:
+        await asyncio.to_thread(_run, "psql", "--no-psqlrc", "-w", "-q", "-c", sql, f"{server}/postgres")
+
+    await say(f"CREATE DATABASE {aside} TEMPLATE template0")
+    await asyncio.to_thread(_run, "pg_restore", "--exit-on-error", f"--dbname={server}/{aside}", str(file))
+    await say(f"DROP DATABASE {name} WITH (FORCE)")
+    await say(f"ALTER DATABASE {aside} RENAME TO {name}")

@@ -8,12 +8,13 @@ import itertools
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import asyncpg
 import httpx
 from api.shop import lifespan
+from faults.rig import invariants
 
 from payfirst.api.app import create_app
 from payfirst.chain.abi import Artifact, decode_result, encode_call
@@ -112,13 +113,28 @@ class Rig:
         authorization: Authorization | None = None,
         recipient: Address | None = None,
     ) -> httpx.Response:
-        """POST to the mint route with a payment."""
+        """POST to the mint route with a payment. When no worker lives, one is said to, so that it waits for the next."""
         named = {} if recipient is None else {"recipient": checksum_address(recipient)}
-        return await self.client.post(
-            f"/api/mint/{checksum_address(self.token)}",
-            headers=buyer.header(authorization or buyer.authorize(quantity)),
-            json={"quantity": quantity, **named},
-        )
+        headers = buyer.header(authorization or buyer.authorize(quantity))
+
+        async def send() -> httpx.Response:
+            path = f"/api/mint/{checksum_address(self.token)}"
+            return await self.client.post(path, headers=headers, json={"quantity": quantity, **named})
+
+        answer = await send()
+        if answer.status_code == 503 and "No worker has reported" in answer.text:
+            await self.pool.execute(
+                "INSERT INTO processes (id, role, network, host, pid) VALUES (gen_random_uuid(), 'worker', $1, 'none', 1)",
+                self.terms.network,
+            )
+
+            async def is_taken() -> bool:
+                nonlocal answer
+                answer = await send()
+                return answer.status_code != 503
+
+            await self.until(is_taken)
+        return answer
 
     async def pay(self, buyer: Buyer, quantity: int = 1, *, recipient: Address | None = None) -> uuid.UUID:
         """An accepted payment's id."""
@@ -181,9 +197,17 @@ class Rig:
 
     @contextlib.asynccontextmanager
     async def working(
-        self, *, rpc_url: str | None = None, lay_over: LayOver | None = None, **changes: object
+        self,
+        *,
+        rpc_urls: tuple[str, ...] = (),
+        database_url: str | None = None,
+        lay_over: LayOver | None = None,
+        **changes: object,
     ) -> AsyncIterator[None]:
-        """A worker in this process, for the length of a block; with `lay_over` it takes up the table of settings."""
+        """A worker in this process, for the length of a block; `changes` are to its Terms.
+
+        With `lay_over` it takes up the table of settings.
+        """
         stop = asyncio.Event()
         keys = Keys(
             settle=tuple(Signer(dev_key(name)) for name in self.settle_signers),
@@ -191,8 +215,8 @@ class Rig:
         )
         task = asyncio.create_task(
             worker.work(
-                database_url=self.database_url,
-                rpc_urls=(rpc_url or self.chain.url,),
+                database_url=database_url or self.database_url,
+                rpc_urls=rpc_urls or (self.chain.url,),
                 terms=replace(self.terms, **changes),  # type: ignore[arg-type]  # named fields of Terms
                 keys=keys,
                 stop=stop,
@@ -215,12 +239,17 @@ class Rig:
         await self.until(ready)
 
     @contextlib.asynccontextmanager
-    async def worker_process(self, *, rpc_url: str | None = None) -> AsyncIterator[asyncio.subprocess.Process]:
-        """A worker as `payfirst work` runs it, killed at the end if it still lives."""
-        process = await children.start(
-            children.worker(env=self.worker_environment(rpc_url or self.chain.url)),
-            output=asyncio.subprocess.DEVNULL,
-        )
+    async def worker_process(
+        self, *, rpc_url: str | None = None, database_url: str | None = None, **variables: str
+    ) -> AsyncIterator[asyncio.subprocess.Process]:
+        """A worker as `payfirst work` runs it, killed at the end if it still lives.
+
+        `variables` are more of its environment: `PAYFIRST_NETWORK__FINAL_DEPTH="3"`.
+        """
+        environment = self.worker_environment(rpc_url or self.chain.url) | variables
+        if database_url is not None:
+            environment["DATABASE_URL"] = database_url
+        process = await children.start(children.worker(env=environment), output=asyncio.subprocess.DEVNULL)
         try:
             yield process
         finally:
@@ -250,38 +279,20 @@ class Rig:
         (found,) = decode_result(["uint256"], await self.chain.call(contract, encode_call(view, *args)))
         return int(found)
 
-    async def check_invariants(self) -> None:
+    async def examine(self, *, ended: bool = True, in_order: bool = True) -> invariants.Ledger:
+        """Database and chain, compared; `faults.rig.invariants` says what for."""
+        return await invariants.examine(
+            self.pool,
+            self.chain.url,
+            asset=hex_text(self.chain.usdc),
+            pay_to=hex_text(PAY_TO),
+            ended=ended,
+            in_order=in_order,
+        )
+
+    async def check_invariants(self, *, ended: bool = True, in_order: bool = True) -> None:
         """The database and the chain agree, nothing was minted unpaid, nothing twice, no nonce was skipped."""
-        paid = await self.pool.fetchrow(
-            "SELECT coalesce(sum(amount), 0)::int8, coalesce(sum(quantity), 0)::int8 FROM payment_queue"
-            " WHERE status = 'completed'"
-        )
-        minted = await self.pool.fetch(
-            "SELECT recipient, count(*) FROM mint_queue WHERE status = 'completed' GROUP BY recipient"
-        )
-        units = sum(row["count"] for row in minted)
-        assert paid is not None
-        assert await self.balance(self.chain.usdc, PAY_TO) == paid[0]
-        assert units <= paid[1]
-        assert await self._number(self.token, "mintCount()") == units
-        assert await self._number(self.token, "totalSupply()") == units * MINT_AMOUNT
-        for row in minted:
-            recipient = Address(bytes.fromhex(row["recipient"][2:]))
-            assert await self.balance(self.token, recipient) == row["count"] * MINT_AMOUNT
-        for row in await self.pool.fetch("SELECT address, next_nonce FROM signers"):
-            address = Address(bytes.fromhex(row["address"][2:]))
-            assert await self.chain.rpc.account_nonce(address) == row["next_nonce"]
-        stored = await self.pool.fetchval(
-            "SELECT bool_and(n = next_nonce) FROM (SELECT s.next_nonce, count(t.id) AS n FROM signers s"
-            " LEFT JOIN chain_transactions t ON t.signer = s.address GROUP BY s.address, s.next_nonce) c"
-        )
-        assert stored in (True, None)
-        reserved = await self.pool.fetchval("SELECT sum(reserved)::int8 FROM tokens")
-        promised = await self.pool.fetchval(
-            "SELECT (SELECT coalesce(sum(quantity), 0) FROM payment_queue WHERE supply_reserved AND"
-            " status IN ('pending', 'sent')) + (SELECT count(*) FROM mint_queue WHERE status IN ('pending', 'sent'))"
-        )
-        assert reserved == promised
+        (await self.examine(ended=ended, in_order=in_order)).demand()
 
     async def gas_used(self, purpose: str) -> Sequence[asyncpg.Record]:
         """Gas, items and success of each confirmed transaction of a purpose."""
@@ -301,8 +312,9 @@ async def open_rig(
     block_time_s: float | None = BLOCK_TIME_S,
     block_gas: int = BLOCK_GAS,
     contract: str | Artifact = "MintToken",
+    api_variables: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Rig]:
-    """A chain, a token on offer, and an API; workers are the test's to start."""
+    """A chain, a token on offer, and an API (with these variables too); workers are the test's to start."""
     async with LocalChain(block_time_s=block_time_s, block_gas=block_gas) as chain:
         await chain.fund_gas([dev_address("settle"), dev_address("mint")], Wei(10**20))
         token = await chain.deploy(
@@ -316,6 +328,7 @@ async def open_rig(
                 "DATABASE_URL": database_url,
                 "PAYFIRST_PAYMENTS__PAY_TO": checksum_address(PAY_TO),
                 "PAYFIRST_NETWORK__RPC_URLS": "http://127.0.0.1:1",  # no RPC in the API
+                **(api_variables or {}),
             },
         )
         app = create_app(config)

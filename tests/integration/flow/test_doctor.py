@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 import pytest
 from aiohttp import web
-from faults.bad_endpoint import bad_endpoint, status
+from faults.rig.rpc_proxy import rpc_proxy, status
 from ops.command import invoke
 
 from payfirst.chain.abi import encode_call
@@ -96,7 +96,7 @@ async def test_what_is_wrong_is_named_with_what_to_do(rig: Rig, tmp_path: Path) 
     async with rig.pool.acquire() as connection:
         await settings.put(connection, "pause.minting", True, by="test")
         await settings.put(connection, "settle.batch_max", 77, by="test")
-    async with bad_endpoint(rig.chain.url, status(429)) as limited:
+    async with rpc_proxy(rig.chain.url, status(429)) as limited:
         urls = f"{rig.chain.url},{limited.url}"
         code, report = await doctor(rig, tmp_path, PAYFIRST_NETWORK__RPC_URLS=urls)
     assert code == 2

@@ -40,7 +40,7 @@ def settled(rig: Rig) -> Callable[[], Awaitable[bool]]:
     return holds
 
 
-async def test_money_that_anyone_else_submitted_is_credited_once_and_minted_to_the_payer(rig: Rig) -> None:
+async def test_fault_09_money_that_anyone_else_submitted_is_credited_once_and_minted_to_the_payer(rig: Rig) -> None:
     """A stranger settles an accepted payment first: paid, under that hash, and never minted to the recipient."""
     (buyer,) = await rig.buyers(1)
     authorization = buyer.authorize(2)
@@ -57,7 +57,7 @@ async def test_money_that_anyone_else_submitted_is_credited_once_and_minted_to_t
     await rig.check_invariants()
 
 
-async def test_an_authorization_used_before_it_was_accepted_is_refused(rig: Rig) -> None:
+async def test_fault_34_an_authorization_used_before_it_was_accepted_is_refused(rig: Rig) -> None:
     """Copied from public calldata and posted here: no second credit."""
     (buyer,) = await rig.buyers(1)
     authorization = buyer.authorize()
@@ -70,7 +70,7 @@ async def test_an_authorization_used_before_it_was_accepted_is_refused(rig: Rig)
     assert await rig.pool.fetchval("SELECT count(*) FROM mint_queue") == 0
 
 
-async def test_a_cancelled_authorization_fails_without_a_mint(rig: Rig) -> None:
+async def test_fault_10_a_cancelled_authorization_fails_without_a_mint(rig: Rig) -> None:
     """authorizationState says used for cancelled ones too; only the log tells."""
     (buyer,) = await rig.buyers(1)
     authorization = buyer.authorize()
@@ -99,7 +99,7 @@ async def cancel(rig: Rig, buyer: Buyer, authorization: Authorization) -> bytes:
     return encode_call(call, buyer.address, authorization.nonce, v, r, s)
 
 
-async def test_money_that_comes_after_a_payment_failed_is_credited(rig: Rig) -> None:
+async def test_fault_32_money_that_comes_after_a_payment_failed_is_credited(rig: Rig) -> None:
     """An empty account fails; later it is funded and anyone submits the authorization."""
     (buyer,) = await rig.buyers(1, funds=0)  # type: ignore[arg-type]  # no money
     authorization = buyer.authorize(2)
@@ -112,7 +112,7 @@ async def test_money_that_comes_after_a_payment_failed_is_credited(rig: Rig) -> 
     await rig.check_invariants()
 
 
-async def test_late_money_for_a_sold_out_token_is_owed(rig: Rig) -> None:
+async def test_fault_25_32_late_money_for_a_sold_out_token_is_owed(rig: Rig) -> None:
     """What cannot be delivered is named, never missing."""
     (buyer,) = await rig.buyers(1, funds=0)  # type: ignore[arg-type]  # no money
     authorization = buyer.authorize(2)
@@ -129,7 +129,7 @@ async def test_late_money_for_a_sold_out_token_is_owed(rig: Rig) -> None:
     ]
 
 
-async def test_an_authorization_that_expires_in_the_queue_fails_by_block_time(rig: Rig) -> None:
+async def test_fault_12_26_an_authorization_that_expires_in_the_queue_fails_by_block_time(rig: Rig) -> None:
     """No worker until validBefore has passed; the clock that counts is the chain's."""
     (buyer,) = await rig.buyers(1)
     async with rig.working():
@@ -147,7 +147,7 @@ async def test_an_authorization_that_expires_in_the_queue_fails_by_block_time(ri
     await rig.check_invariants()
 
 
-async def test_a_paused_asset_holds_the_queue_and_loses_nothing(rig: Rig) -> None:
+async def test_fault_14_a_paused_asset_holds_the_queue_and_loses_nothing(rig: Rig) -> None:
     """Nobody's payment fails because the stablecoin is paused."""
     (buyer,) = await rig.buyers(1)
     await rig.chain.send(rig.chain.usdc, encode_call("pause()"), DEV_OWNER_KEY)
@@ -164,7 +164,7 @@ async def test_a_paused_asset_holds_the_queue_and_loses_nothing(rig: Rig) -> Non
     await rig.check_invariants()
 
 
-async def test_a_blacklisted_payer_fails_and_the_others_settle(rig: Rig) -> None:
+async def test_fault_14_15_a_blacklisted_payer_fails_and_the_others_settle(rig: Rig) -> None:
     """One bad item never takes its batch with it."""
     buyers = await rig.buyers(4)
     await rig.chain.send(rig.chain.usdc, encode_call("blacklist(address)", buyers[1].address), DEV_OWNER_KEY)
@@ -176,7 +176,7 @@ async def test_a_blacklisted_payer_fails_and_the_others_settle(rig: Rig) -> None
     await rig.check_invariants()
 
 
-async def test_an_item_that_reverts_inside_a_batch_goes_back_and_its_reason_decides(rig: Rig) -> None:
+async def test_fault_15_an_item_that_reverts_inside_a_batch_goes_back_and_its_reason_decides(rig: Rig) -> None:
     """Emptied between pre-flight and block: the siblings settle, this one fails after a second look."""
     buyers = await rig.buyers(3, funds=PRICE)
     await rig.chain.fund_gas([buyers[0].address], Wei(10**18))
@@ -216,7 +216,7 @@ async def move_before(rig: Rig, payer: Address, data: bytes) -> None:
     await rig.chain.mine(1)
 
 
-async def test_payers_with_code_that_burn_the_pre_flight_hold_up_nobody(database_url: str, pool: Pool) -> None:
+async def test_fault_36_payers_with_code_that_burn_the_pre_flight_hold_up_nobody(database_url: str, pool: Pool) -> None:
     """Together they exceed what the node lets a call burn; the pre-flight halves until the others go on."""
     async with open_rig(database_url, pool, block_gas=10_000_000) as rig, rig.working():
         burners = await rig.buyers(12)

@@ -27,7 +27,7 @@ async def test_several_signers_settle_and_mint_side_by_side(rig: Rig) -> None:
     await rig.check_invariants()
 
 
-async def test_a_bid_that_the_base_fee_has_outgrown_is_raised_under_the_same_nonce(rig: Rig) -> None:
+async def test_fault_22_a_bid_that_the_base_fee_has_outgrown_is_raised_under_the_same_nonce(rig: Rig) -> None:
     """The stored call again; the hash that is mined settles the payment, and the row names it."""
     (buyer,) = await rig.buyers(1)
     async with rig.working(max_fee=Wei(500 * GWEI)):
@@ -54,7 +54,7 @@ async def test_a_bid_that_the_base_fee_has_outgrown_is_raised_under_the_same_non
     await rig.check_invariants()
 
 
-async def test_an_authorization_that_ended_unmined_gives_its_nonce_up(rig: Rig) -> None:
+async def test_fault_23_an_authorization_that_ended_unmined_gives_its_nonce_up(rig: Rig) -> None:
     """A no-op takes the nonce; the payment fails by expiry, and later ones go through."""
     late, prompt = await rig.buyers(2)
     async with rig.working(abandon_after_s=10_000):
@@ -87,7 +87,7 @@ async def test_an_authorization_that_ended_unmined_gives_its_nonce_up(rig: Rig) 
     await rig.check_invariants()
 
 
-async def test_an_empty_signer_rests_while_others_go_on_and_wakes_when_funded(rig: Rig) -> None:
+async def test_fault_22_an_empty_signer_rests_while_others_go_on_and_wakes_when_funded(rig: Rig) -> None:
     """What it had claimed goes to the others; no account nonce is spent on what cannot be paid for."""
     rig.settle_signers = ("empty", "settle")
     buyers = await rig.buyers(6)

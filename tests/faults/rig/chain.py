@@ -1,0 +1,60 @@
+"""What a real chain does to those who use it, by anvil's own means."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from payfirst.local.chain import LocalChain
+from payfirst.units import TxHash, hex_text
+
+
+async def reorg(chain: LocalChain, depth: int) -> None:
+    """The last `depth` blocks are replaced by empty ones."""
+    await chain.rpc.call("anvil_reorg", depth, [], result=object)
+
+
+async def snapshot(chain: LocalChain) -> str:
+    """Remember the chain as it is."""
+    return await chain.rpc.call("evm_snapshot", result=str)
+
+
+async def revert(chain: LocalChain, remembered: str) -> None:
+    """Go back to a snapshot: the blocks since then never were."""
+    assert await chain.rpc.call("evm_revert", remembered, result=bool)
+
+
+async def forget(chain: LocalChain, tx_hash: TxHash) -> None:
+    """Drop a transaction from the pool without a word."""
+    await chain.rpc.call("anvil_dropTransaction", hex_text(tx_hash), result=object)
+
+
+async def forget_all(chain: LocalChain) -> None:
+    """Empty the pool."""
+    await chain.rpc.call("anvil_dropAllTransactions", result=object)
+
+
+async def waiting_in_pool(chain: LocalChain) -> int:
+    """How many transactions the node could mine now."""
+    status = await chain.rpc.call("txpool_status", result=dict[str, str])
+    return int(status["pending"], 16)
+
+
+@contextlib.asynccontextmanager
+async def no_mining(chain: LocalChain) -> AsyncIterator[None]:
+    """No block comes by itself for the length of a block; afterwards one a second."""
+    await chain.set_automine(False)
+    await chain.set_interval(0)
+    try:
+        yield
+    finally:
+        await chain.set_interval(1)
+
+
+async def block(chain: LocalChain, *, base_fee: int | None = None, after_s: int | None = None) -> None:
+    """Mine one block, at a base fee (wei) and so much chain time (seconds) after the last if given."""
+    if base_fee is not None:
+        await chain.rpc.call("anvil_setNextBlockBaseFeePerGas", hex(base_fee), result=object)
+    if after_s is not None:
+        await chain.rpc.call("evm_increaseTime", after_s, result=object)
+    await chain.mine(1)

@@ -1,0 +1,55 @@
+"""Reorgs: before a mint, of a mint, and back to a snapshot."""
+
+from __future__ import annotations
+
+import pytest
+from flow.rig import Rig
+
+from payfirst.units import TxHash
+
+from .rig.chain import no_mining, reorg
+from .waiting import Holds, finds, idle
+
+
+@pytest.mark.slow
+async def test_fault_19_a_payment_that_a_reorg_takes_before_depth_was_never_minted(rig: Rig) -> None:
+    """Mined, not deep enough, gone: nothing was minted for it, the same bytes come back, and it is minted once."""
+    (buyer,) = await rig.buyers(1)
+    async with rig.working(confirmations=3):
+        await rig.pay(buyer, 2)
+        await rig.until_counts(payments_sent=1)
+        await rig.until(_mined(rig))
+        async with no_mining(rig.chain):
+            await reorg(rig.chain, 2)
+            assert await rig.pool.fetchval("SELECT count(*) FROM mint_queue") == 0
+        await rig.until_counts(payments_completed=1, mints_completed=2)
+        await rig.until(idle(rig))
+    assert await rig.pool.fetchval("SELECT count(*) FROM chain_attempts") == 2
+    assert await rig.pool.fetchval("SELECT max(broadcast_count) FROM chain_attempts") >= 2
+    await rig.check_invariants()
+
+
+@pytest.mark.parametrize("depth", [1, pytest.param(2, marks=pytest.mark.slow)])
+async def test_fault_21_a_mint_that_a_reorg_takes_is_sent_again_and_stands_once(rig: Rig, depth: int) -> None:
+    """Only the newest blocks go: the payment stays, the same signed mint comes back."""
+    (buyer,) = await rig.buyers(1)
+    async with rig.working():
+        await rig.pay(buyer, 3)
+        await rig.until_counts(mints_completed=3)
+        minted = await rig.pool.fetchval("SELECT minted_block FROM mint_queue LIMIT 1")
+        head = (await rig.chain.rpc.head()).number
+        await reorg(rig.chain, head - minted + depth)
+        await rig.until(finds(rig, "SELECT count(*) > 0 FROM chain_attempts WHERE broadcast_count > 1"))
+        await rig.until_counts(payments_completed=1, mints_completed=3)
+        await rig.until(idle(rig))
+    assert await rig.pool.fetchval("SELECT count(*) FROM chain_attempts") == 2
+    await rig.check_invariants(in_order=False)
+
+
+def _mined(rig: Rig) -> Holds:
+    async def holds() -> bool:
+        tx_hash = await rig.pool.fetchval("SELECT hash FROM chain_attempts")
+        (receipt,) = await rig.chain.rpc.receipts([TxHash(bytes.fromhex(tx_hash[2:]))])
+        return receipt is not None
+
+    return holds
