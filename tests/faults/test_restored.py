@@ -137,7 +137,9 @@ async def test_fault_33_a_restored_backup_mints_nothing_twice_and_names_what_it_
 
 
 @pytest.mark.parametrize("sent_at_backup", [5, pytest.param(15, marks=pytest.mark.slow)])
-async def test_fault_33_a_backup_from_the_middle_of_a_run_is_made_whole(rig: Rig, backup: Backup, sent_at_backup: int) -> None:
+async def test_fault_33_a_backup_from_the_middle_of_a_run_is_made_whole(
+    rig: Rig, backup: Backup, sent_at_backup: int
+) -> None:
     """Some accepted, some sent, some paid, some minted at that moment; the same end for each."""
     buyers = await rig.buyers(30)
     async with rig.working(settle_batch_max=5, mint_batch_max=5):
@@ -163,7 +165,9 @@ async def test_fault_33_a_backup_from_the_middle_of_a_run_is_made_whole(rig: Rig
     assert await rig.pool.fetchval("SELECT count(*) FROM owed") == 0
 
 
-async def test_fault_33_34_a_settled_authorization_copied_after_the_loss_mints_to_its_payer_only(rig: Rig, backup: Backup) -> None:
+async def test_fault_33_34_a_settled_authorization_copied_after_the_loss_mints_to_its_payer_only(
+    rig: Rig, backup: Backup
+) -> None:
     """The row is lost, the calldata is public, and the head in the database is from before it: nobody gains by it."""
     (buyer,) = await rig.buyers(1)
     async with rig.working():
@@ -269,7 +273,9 @@ def settled(rig: Rig) -> Callable[[], Awaitable[bool]]:
 
 
 @pytest.mark.slow
-async def test_fault_33_a_worker_that_lives_through_the_loss_fences_before_it_signs_again(rig: Rig, backup: Backup) -> None:
+async def test_fault_33_a_worker_that_lives_through_the_loss_fences_before_it_signs_again(
+    rig: Rig, backup: Backup
+) -> None:
     """A standby took over and lacked the last commits: the worker was never restarted."""
     buyers = await rig.buyers(3)
     async with rig.working(**SOON_FINAL):

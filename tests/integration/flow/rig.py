@@ -113,7 +113,7 @@ class Rig:
         authorization: Authorization | None = None,
         recipient: Address | None = None,
     ) -> httpx.Response:
-        """POST to the mint route with a payment. When no worker lives, one is said to, so that it waits for the next."""
+        """POST to the mint route with a payment. When no worker lives, one is said to: it waits for the next."""
         named = {} if recipient is None else {"recipient": checksum_address(recipient)}
         headers = buyer.header(authorization or buyer.authorize(quantity))
 
@@ -124,7 +124,8 @@ class Rig:
         answer = await send()
         if answer.status_code == 503 and "No worker has reported" in answer.text:
             await self.pool.execute(
-                "INSERT INTO processes (id, role, network, host, pid) VALUES (gen_random_uuid(), 'worker', $1, 'none', 1)",
+                "INSERT INTO processes (id, role, network, host, pid)"
+                " VALUES (gen_random_uuid(), 'worker', $1, 'none', 1)",
                 self.terms.network,
             )
 
