@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,10 +46,10 @@ class Unit:
         return found | {"CREDENTIALS_DIRECTORY": str(credentials)}
 
 
-def read(path: Path) -> Unit:
-    """A unit as it stands in a file."""
+def read(path: Path, *, in_own_places: Callable[[str], str] = str) -> Unit:
+    """A unit as it stands in a file, its paths where `in_own_places` puts them."""
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in in_own_places(path.read_text(encoding="utf-8")).splitlines():
         if line and not line.startswith(("#", "[")):
             key, _, value = line.partition("=")
             lines.append((key, value))
