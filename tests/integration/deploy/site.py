@@ -26,7 +26,7 @@ from payfirst.x402.eip712 import Asset
 
 COMMAND_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 40
-READY_TIMEOUT_S = 30
+READY_TIMEOUT_S = 90
 BUYERS = 40
 EVERY_S = 0.1
 LOOK_S = 0.05
@@ -139,6 +139,16 @@ class Site:
                 await asyncio.sleep(LOOK_S)
         raise AssertionError(f"/ready was not {status}: {said}\n" + "\n".join(r.said[-2000:] for r in self.running))
 
+    async def works(self, worker: Running) -> None:
+        """Return once the worker has reported, so that the APIs see it when they next look."""
+        sql = "SELECT count(*) FROM processes WHERE role = 'worker' AND pid = $1"
+
+        async def reported() -> bool:
+            worker.demand_running()
+            return bool(await self.rig.pool.fetchval(sql, worker.process.pid))
+
+        await self.rig.until(reported, within_s=READY_TIMEOUT_S)
+
     def end(self) -> None:
         """Kill what is left."""
         for running in self.running:
@@ -158,7 +168,7 @@ class Crowd:
     def __init__(self, site: Site, buyers: Sequence[Buyer]) -> None:
         self._site, self._buyers = site, buyers
         self.accepted: list[uuid.UUID] = []
-        self.refused: dict[int, int] = {}
+        self.refused: list[str] = []
 
     async def come(self) -> None:
         """Until cancelled; an order that is under way then is followed to its answer."""
@@ -183,7 +193,7 @@ class Crowd:
                     self.accepted.append(uuid.UUID(answer.json()["paymentQueueId"]))
                     return
                 assert answer.status_code in (429, 503), f"{answer.status_code}: {answer.text}"
-                self.refused[answer.status_code] = self.refused.get(answer.status_code, 0) + 1
+                self.refused.append(answer.text)
             await asyncio.sleep(EVERY_S)
         raise AssertionError("an order was not taken for a minute")
 
