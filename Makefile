@@ -7,7 +7,7 @@ ARGS ?=
 TESTS_AT_ONCE ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-all check contracts lock clean
+.PHONY: help setup demo test test-slow test-all check wheel contracts lock clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,11 +51,15 @@ test-slow: setup $(CLIENTS)/node_modules/.stamp ## Only the slow suites: the dem
 
 test-all: test test-slow ## Everything
 
+wheel: $(VENV)/.stamp ## Build the wheel into dist/, without asking anybody for anything
+	@$(BIN)/python -m hatchling build -t wheel -d dist
+
 contracts: setup ## Rebuild ABI and bytecode from contracts/ with the npm solc
 	@$(BIN)/python -m payfirst.local.node run build-contracts
 
 lock: $(VENV)/.stamp ## Pin the requirements again, with hashes
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header requirements/bootstrap.in -o requirements/bootstrap.txt
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header requirements/build.in -o requirements/build.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements/runtime.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml --extra demo --group dev -o requirements/dev.txt
 

@@ -80,9 +80,9 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(binaries: Path) -> Iterator[Cluster]:
+def cluster(binaries: Path, *, settings: Mapping[str, str] | None = None) -> Iterator[Cluster]:
     """A server of `binaries` in a temporary folder, in memory where there is room."""
-    with temporary_folder(_memory()) as folder, server(binaries, folder) as running:
+    with temporary_folder(_memory()) as folder, server(binaries, folder, settings=settings) as running:
         yield running.cluster
 
 

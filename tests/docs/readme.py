@@ -60,7 +60,7 @@ def read(path: Path) -> Readme:
         blocks=blocks,
         headings=tuple(_HEADING.findall(prose)),
         tables=tuple(tuple(_cells(row) for row in table.splitlines()) for table in _TABLE.findall(prose)),
-        links=tuple(link for link in _LINK.findall(prose) if not link.startswith("README")),
+        links=tuple(link for link in _LINK.findall(prose) if not link.startswith(("README", "OPERATIONS"))),
     )
 
 

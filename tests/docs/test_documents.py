@@ -87,7 +87,7 @@ def test_every_setting_in_a_document_exists(path: Path) -> None:
 def test_every_file_in_a_document_exists(path: Path) -> None:
     """Paths between backticks that look like the project's own."""
     for named in re.findall(
-        r"`((?:src|contracts|tests|requirements)/[A-Za-z0-9_./-]+)`", path.read_text(encoding="utf-8")
+        r"`((?:src|contracts|tests|requirements|deploy)/[A-Za-z0-9_./-]+)`", path.read_text(encoding="utf-8")
     ):
         assert (ROOT / named).exists(), named
     for named in re.findall(r"`((?:x402|chain|store|pipeline|api)/[a-z_0-9]+\.py)`", path.read_text(encoding="utf-8")):

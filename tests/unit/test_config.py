@@ -541,6 +541,21 @@ def test_key_file_that_others_can_read_is_refused(mode: int) -> None:
     assert "chmod 600" in fault.expected
 
 
+def test_a_credential_of_the_service_may_show_its_access_list_as_a_group() -> None:
+    """systemd lets one account in and the mode says 0440; anywhere else, and for everybody, that is too open."""
+    Path("credentials").mkdir(mode=0o700)
+    environ = PAID | {
+        "PAYFIRST_SIGNERS__SETTLE_KEY_FILE": "credentials/settle",
+        "PAYFIRST_SIGNERS__MINT_KEY": MINT_KEY,
+        "CREDENTIALS_DIRECTORY": "credentials",
+    }
+    write_key("credentials/settle", SETTLE_KEY, 0o440)
+    assert load(role="worker", environ=environ).worker_signers().settle_keys
+    assert "chmod 600" in only_fault("worker", environ | {"CREDENTIALS_DIRECTORY": "elsewhere"}).expected
+    Path("credentials/settle").chmod(0o444)
+    assert "0444" in only_fault("worker", environ).expected
+
+
 def test_key_file_that_is_no_key_is_refused_and_not_shown() -> None:
     """The content stays unshown whatever it is."""
     write_key("settle.key", "correct horse battery staple")

@@ -11,6 +11,7 @@ from rich.console import Console
 from payfirst import config as configuration
 from payfirst.cli import settings
 from payfirst.cli.settings import ConfigOption
+from payfirst.errors import OperatorError
 from payfirst.local.postgres import redacted
 from payfirst.store import migrate
 from payfirst.store import roles as database_roles
@@ -30,7 +31,10 @@ def upgrade(
         migrate.upgrade(url, revision)
         now = migrate.status(url)
         refreshed = now.is_current and asyncio.run(database_roles.refresh(url))
-    console.print(f"{redacted(url)}: {before or 'empty'} → {now.current}")
+    if now.is_newer:
+        console.print(f"{redacted(url)}: {now.current} is a newer release's: nothing to do for this one ({now.head})")
+    else:
+        console.print(f"{redacted(url)}: {before or 'empty'} → {now.current}")
     if refreshed:
         console.print(f"{', '.join(database_roles.ROLES)} have the rights of this release")
 
@@ -44,6 +48,8 @@ def roles(
     loaded = configuration.load(config, role="tool")
     with settings.database(loaded) as url:
         settings.demand_current_schema(url)
+        if migrate.status(url).is_newer:  # its tables are not known here, and their rights would be taken back
+            raise OperatorError("the tables are a newer release's: run payfirst db roles of that release")
         if sql:
             for statement in asyncio.run(database_roles.script(url)):
                 typer.echo(f"{statement};")
@@ -55,7 +61,8 @@ def roles(
         console.print("Give each a password of its own with psql: \\password payfirst_api")
 
 
-@app.command()
+# -1 is a revision, not an option.
+@app.command(context_settings={"ignore_unknown_options": True})
 def downgrade(
     revision: Annotated[str, typer.Argument(help="A revision, -1 for one step, or base for none.")],
     config: ConfigOption = None,
@@ -79,6 +86,8 @@ def status(config: ConfigOption = None) -> None:
     with settings.database(loaded) as url:
         found = migrate.status(url)
     console.print(f"{redacted(url)}: {found.current or 'empty'}, this release: {found.head}")
+    if found.is_newer:
+        console.print("a newer release made it: this one runs on it, with a warning")
     if found.pending:
         console.print(f"to do: {', '.join(found.pending)} (payfirst db upgrade)")
     raise typer.Exit(0 if found.is_current else 1)

@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 import typer
 
 from payfirst.config import Config
 from payfirst.errors import OperatorError
 from payfirst.local.postgres import embedded
+from payfirst.ops import log
 from payfirst.store import migrate
 
 ConfigOption = Annotated[
@@ -47,11 +49,25 @@ def operator() -> str:
 
 
 def demand_current_schema(url: str) -> None:
-    """Return if the tables are those of this release. Raises SchemaOutOfDate."""
+    """Return if this release can run on the tables: they are its own, or a newer release's. Raises SchemaOutOfDate."""
     found = migrate.status(url)
     if found.is_current:
+        return
+    if found.is_newer:
+        _warn(
+            f"The database is at {found.current}, which a newer release made; this one (up to {found.head}) goes on"
+            " with what it knows of it"
+        )
         return
     raise SchemaOutOfDate(
         f"the database is at {found.current or 'no revision'}, this release needs {found.head}:"
         " run `payfirst db upgrade` first"
     )
+
+
+def _warn(message: str) -> None:
+    """In the log of a process that has one; a command says it on standard error, apart from what it was asked for."""
+    if structlog.is_configured():
+        log.get_logger().warning("schema_is_newer", message=message)
+    else:
+        typer.echo(f"payfirst: {message}", err=True)

@@ -205,10 +205,13 @@ def _keep_keys_apart(gathered: _Gathered, role: Role, environ: Mapping[str, str]
         elif raw:
             gathered.put(setting, SecretStr(str(raw)), source)
         elif isinstance(named, str) and named:
-            _read_key_file(gathered, setting, Path(named))
+            _read_key_file(gathered, setting, Path(named), environ.get("CREDENTIALS_DIRECTORY"))
 
 
-def _read_key_file(gathered: _Gathered, setting: str, path: Path) -> None:
+def _read_key_file(gathered: _Gathered, setting: str, path: Path, credentials: str | None) -> None:
+    # systemd hands a service its credentials in a folder that only it may enter; there the bits of the group (0440)
+    # are the mask of an access list with this one account in it.
+    others = 0o037 if credentials and path.parent == Path(credentials) else 0o077
     try:
         # O_NONBLOCK: a pipe put in the file's place must not hold up the start.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -218,7 +221,7 @@ def _read_key_file(gathered: _Gathered, setting: str, path: Path) -> None:
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
         problem = f"a readable file: {error.strerror if isinstance(error, OSError) else error}"
     else:
-        if stat.S_ISREG(mode) and not mode & 0o077:
+        if stat.S_ISREG(mode) and not mode & others:
             text = content.decode("utf-8", errors="replace").strip()
             gathered.put(setting, SecretStr(text), f"{display(setting + '_file', str(path))} ({setting}_file)")
             return

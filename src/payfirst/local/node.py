@@ -50,8 +50,8 @@ def anvil_binary(environ: Mapping[str, str] = os.environ, *, root: Path = PROJEC
     if found is not None:
         return Path(found)
     raise OperatorError(
-        "anvil, the local chain, is not installed: run `make setup` (Linux on x86-64), or install Foundry and have its"
-        " anvil on PATH or in PAYFIRST_ANVIL."
+        "anvil, the local chain, is not installed: run `make setup` in a source checkout (Linux on x86-64), or"
+        " install Foundry and have its anvil on PATH or in PAYFIRST_ANVIL."
     )
 
 

@@ -84,10 +84,10 @@ def judge_migrations(current: str | None, known: Sequence[str]) -> list[Finding]
         behind = known.index(current)
         return [fault("migrations", f"the tables are {behind} revisions behind ({current})", "run payfirst db upgrade")]
     return [
-        fault(
+        warning(
             "migrations",
-            f"the tables are a newer release's ({current}, this one knows up to {known[0]})",
-            "install that release, or let it run payfirst db downgrade first",
+            f"the tables are a newer release's ({current}, this one knows up to {known[0]}): this one runs on them",
+            "install that release when you can",
         )
     ]
 

@@ -31,6 +31,10 @@ class DatabaseTooOld(OperatorError):
     """The server lacks what the tables need."""
 
 
+class SchemaIsNewer(OperatorError):
+    """The tables are those of a newer release, and only that release can change them."""
+
+
 @dataclass(frozen=True, slots=True)
 class SchemaStatus:
     """Where a database stands: `current` and `head` are revision names, None before the first upgrade."""
@@ -44,22 +48,34 @@ class SchemaStatus:
         """Whether the tables are those this release was written for."""
         return self.current == self.head
 
+    @property
+    def is_newer(self) -> bool:
+        """Whether a newer release has upgraded the tables. Migrations only add, so this one runs on them too."""
+        return self.current is not None and not self.is_current and not self.pending
+
 
 def upgrade(url: str, revision: str = "head") -> None:
-    """Bring the database at `url` (postgresql://…) up to `revision`.
+    """Bring the database at `url` (postgresql://…) up to `revision`; to head is nothing to do where it is beyond that.
 
-    Raises DatabaseTooOld below PostgreSQL 15, and DatabaseNotThere when no connection can be made.
+    Raises DatabaseTooOld below PostgreSQL 15, DatabaseNotThere when no connection can be made, and SchemaIsNewer.
     """
     from payfirst.store import alembic_run
 
-    _apart(_current(url))
+    found = status(url)
+    if found.is_newer:
+        if revision == "head":
+            return
+        raise _newer(found)
     _apart(alembic_run.upgrade(url, revision))
 
 
 def downgrade(url: str, revision: str) -> None:
-    """Take the database at `url` back to `revision` (`-1`, `base` or a revision name)."""
+    """Take the database at `url` back to `revision` (`-1`, `base` or a revision name). Raises SchemaIsNewer."""
     from payfirst.store import alembic_run
 
+    found = status(url)
+    if found.is_newer:
+        raise _newer(found)
     _apart(alembic_run.downgrade(url, revision))
 
 
@@ -67,8 +83,17 @@ def status(url: str) -> SchemaStatus:
     """Where the database at `url` stands; reads only. Raises DatabaseTooOld and DatabaseNotThere."""
     current = _apart(_current(url))
     order = revisions()
-    done = order.index(current) + 1 if current in order else 0
+    if current is not None and current not in order:
+        return SchemaStatus(current, order[-1], ())
+    done = 0 if current is None else order.index(current) + 1
     return SchemaStatus(current, order[-1], order[done:])
+
+
+def _newer(found: SchemaStatus) -> SchemaIsNewer:
+    return SchemaIsNewer(
+        f"the database is at {found.current}, which this release (up to {found.head}) does not know:"
+        " run this with the release that upgraded it"
+    )
 
 
 def revisions() -> tuple[str, ...]:

@@ -340,10 +340,11 @@ async def open_rig(
                 transport=httpx.ASGITransport(app=app), base_url="http://payfirst.test", timeout=30
             ) as client,
         ):
-            yield Rig(database_url, pool, chain, token, client, _terms(chain), asset)
+            yield Rig(database_url, pool, chain, token, client, terms(chain), asset)
 
 
-def _terms(chain: LocalChain) -> Terms:
+def terms(chain: LocalChain) -> Terms:
+    """What the rig's workers go by."""
     return Terms(
         network=NETWORK.caip2,
         chain_id=NETWORK.chain_id,

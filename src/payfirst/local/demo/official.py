@@ -44,7 +44,9 @@ def load_client() -> None:
     except ImportError as error:
         raise ClientMissing(
             f"the demo buys with the official x402 client, and {error.name or 'it'} is not installed:"
-            " pip install 'payfirst[demo]'"
+            " pip install 'payfirst[demo]', or 'payfirst-VERSION-py3-none-any.whl[demo]' from a wheel. It also needs"
+            " anvil, the local chain: Foundry's, on PATH or named in PAYFIRST_ANVIL. In a source checkout make demo"
+            " sets up both"
         ) from error
 
 

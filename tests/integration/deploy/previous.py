@@ -1,0 +1,44 @@
+"""The release before the newest tables, out of this repository's own history."""
+
+from __future__ import annotations
+
+import compileall
+import io
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from payfirst.store import migrate
+
+from .site import Release
+from .units import ROOT
+
+VERSIONS = "src/payfirst/store/migrations/versions"
+
+
+def previous(folder: Path) -> Release:
+    """The last commit that knows the first revision only, in `folder`; skips the test where there is no history."""
+    first = _git("log", "--diff-filter=A", "--reverse", "--format=%H", "--", f"{VERSIONS}/{_file_of_second_revision()}")
+    commit = first.decode().split()[0] if first.strip() else None
+    if commit is None or not _git("rev-parse", "--verify", "--quiet", f"{commit}^"):
+        pytest.skip("this checkout has no history that reaches back to the release before the newest tables")
+    with tarfile.open(fileobj=io.BytesIO(_git("archive", f"{commit}^", "src"))) as archive:
+        archive.extractall(folder, filter="data")
+    compileall.compile_dir(folder, quiet=1)  # once, not in each of its processes
+    assert len(list((folder / VERSIONS).glob("0*.py"))) == 1
+    return Release((sys.executable, "-m", "payfirst"), {"PYTHONPATH": str(folder / "src")})
+
+
+def _file_of_second_revision() -> str:
+    (found,) = migrate.VERSIONS.glob(f"{migrate.revisions()[1]}_*.py")
+    return found.name
+
+
+def _git(*words: str) -> bytes:
+    try:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, check=False).stdout
+    except FileNotFoundError:
+        return b""
