@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from payfirst import config as configuration
-from payfirst.cli import settings
+from payfirst.cli import archiving, settings
 from payfirst.cli.settings import ConfigOption
 from payfirst.errors import OperatorError
 from payfirst.local.postgres import redacted
@@ -59,6 +59,23 @@ def roles(
         console.print(f"{role}: {'made, without a password' if role in made else 'was there'}, has its rights")
     if made:
         console.print("Give each a password of its own with psql: \\password payfirst_api")
+
+
+@app.command()
+def archive(
+    config: ConfigOption = None,
+    older_than: Annotated[
+        str, typer.Option("--older-than", help="30d, 12h (1h at least) or a time: what ended before.")
+    ] = "30d",
+    batch: Annotated[int, typer.Option("--batch", min=1, max=10_000, help="Payments a transaction.")] = 500,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Move payments that nothing can change any more, with their units, to the history. API and workers may run.
+
+    Final and minted, or failed and expired, with no debt open. They are found and shown as before. Harmless to stop.
+    """
+    archiving.archive_old(config, older_than=older_than, batch=batch, dry_run=dry_run, as_json=as_json)
 
 
 # -1 is a revision, not an option.

@@ -56,7 +56,7 @@ def actor(given: str | None) -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def moment(text: str | None) -> dt.datetime | None:
+def moment(text: str | None, *, option: str = "--since") -> dt.datetime | None:
     """The begin of a span such as 2h, or a time as it is written."""
     if text is None:
         return None
@@ -65,7 +65,7 @@ def moment(text: str | None) -> dt.datetime | None:
     try:
         found = dt.datetime.fromisoformat(text)
     except ValueError:
-        raise OperatorError(f"--since takes 15m, 2h, 3d or a time such as 2026-01-31T12:00, not {text!r}") from None
+        raise OperatorError(f"{option} takes 15m, 2h, 3d or a time such as 2026-01-31T12:00, not {text!r}") from None
     return found if found.tzinfo is not None else found.replace(tzinfo=dt.UTC)
 
 

@@ -31,7 +31,6 @@ SELECT * FROM (
             coalesce(max(error), error_code, 'by hand') AS sentence
      FROM payment_queue
      WHERE network = $1 AND status = 'failed' AND processed_at > now() - interval '1 hour'
-       AND created_at > now() - interval '1 day'
      GROUP BY error_code ORDER BY 1 LIMIT $2)
     UNION ALL
     (SELECT extract(epoch FROM now() - min(created_at))::float8, 'payment waits', count(*), error

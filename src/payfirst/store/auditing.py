@@ -107,7 +107,9 @@ SELECT t.address, t.reserved,
         WHERE p.network = t.network AND p.token_address = t.address AND p.supply_reserved
           AND p.status IN ('pending', 'sent'))
        + (SELECT count(*) FROM mint_queue m
-          WHERE m.network = t.network AND m.token_address = t.address AND m.status IN ('pending', 'sent')) AS held
+          WHERE m.network = t.network AND m.token_address = t.address AND m.status = 'pending')
+       + (SELECT count(*) FROM mint_queue m
+          WHERE m.network = t.network AND m.token_address = t.address AND m.status = 'sent') AS held
 FROM tokens t WHERE t.network = $1 ORDER BY t.address
 """
 

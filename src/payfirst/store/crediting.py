@@ -28,7 +28,7 @@ from payfirst.units import (
 EXPIRY_CANDIDATES = """
 SELECT id, payer, authorization_nonce, accepted_height FROM payment_queue
 WHERE network = $1 AND asset = $2 AND status = 'pending' AND valid_before <= $3
-ORDER BY id LIMIT $4
+ORDER BY valid_before LIMIT $4
 """
 
 # fail_expired: unused at a block at depth past validBefore.
@@ -44,7 +44,7 @@ RETURNING id
 LOST_CANDIDATES = """
 SELECT id, payer, authorization_nonce, accepted_height FROM payment_queue
 WHERE network = $1 AND asset = $2 AND status = 'completed' AND finality = 'reorged' AND valid_before <= $3
-ORDER BY id LIMIT $4
+ORDER BY valid_before LIMIT $4
 """
 
 # mark_lost: a completed payment whose money cannot come any more; its row and its mints stay.
@@ -137,8 +137,11 @@ WHERE id IN (
 
 # live_pay_tos: every address that unsettled payments pay to; the configured one may have changed since.
 LIVE_PAY_TOS = """
-SELECT DISTINCT pay_to FROM payment_queue
-WHERE network = $1 AND (status IN ('pending', 'sent') OR status = 'failed' AND valid_before > $2)
+SELECT pay_to FROM payment_queue WHERE network = $1 AND status = 'pending'
+UNION
+SELECT pay_to FROM payment_queue WHERE network = $1 AND status = 'sent'
+UNION
+SELECT pay_to FROM payment_queue WHERE network = $1 AND status = 'failed' AND valid_before > $2
 """
 
 

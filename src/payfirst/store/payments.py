@@ -39,41 +39,43 @@ FROM offered o JOIN taken t ON t.payment_id = o.id
 RETURNING id
 """
 
-# find_by_authorization: the payments that hold these authorizations, live or archived.
-FIND_BY_AUTHORIZATION = """
+_FIND_BY_AUTHORIZATION = """
 SELECT a.payer AS payer_key, a.authorization_nonce AS nonce_key, p.id, p.token_address, p.quantity, p.recipient,
        p.status
 FROM unnest($3::bytea[], $4::bytea[]) AS k(payer, nonce)
 JOIN authorizations a ON a.payer = k.payer AND a.authorization_nonce = k.nonce AND a.asset = $2
      AND a.network = $1
-JOIN LATERAL (
-    SELECT id, token_address, quantity, recipient, status FROM payment_queue WHERE id = a.payment_id
-    UNION ALL
-    SELECT id, token_address, quantity, recipient, status FROM payment_history WHERE id = a.payment_id
-) p ON true
+JOIN {payments} p ON p.id = a.payment_id
 """
+
+# find_by_authorization: the live payments that hold these authorizations.
+FIND_BY_AUTHORIZATION = _FIND_BY_AUTHORIZATION.format(payments="payment_queue")
+
+# find_archived_by_authorization: the same of the history. Rows move one way only, so who looks here after the live
+# table misses none; and as long as rows are live, nothing is asked of the history.
+FIND_ARCHIVED_BY_AUTHORIZATION = _FIND_BY_AUTHORIZATION.format(payments="payment_history")
 
 _SHOWN = (
     "id, network, token_address, payer, amount, quantity, recipient, status, finality, tx_hash, error, error_code,"
     " result, created_at, processed_at"
 )
 
-# show_payments: payments, live or archived.
-SHOW_PAYMENTS = f"""
-SELECT {_SHOWN} FROM payment_queue WHERE id = ANY($1::uuid[])
-UNION ALL
-SELECT {_SHOWN} FROM payment_history WHERE id = ANY($1::uuid[])
+# show_payments: live payments.
+SHOW_PAYMENTS = f"SELECT {_SHOWN} FROM payment_queue WHERE id = ANY($1::uuid[])"
+
+# show_archived_payments: payments that have moved to the history.
+SHOW_ARCHIVED_PAYMENTS = f"SELECT {_SHOWN} FROM payment_history WHERE id = ANY($1::uuid[])"
+
+_SHOW_MINTS = """
+SELECT id, payment_id, unit, recipient, mint_id, status, mint_tx_hash FROM {mints}
+WHERE payment_id = ANY($1::uuid[]) ORDER BY payment_id, unit
 """
 
-# show_mints: the units of payments, each payment's in order, live or archived.
-SHOW_MINTS = """
-SELECT id, payment_id, unit, recipient, mint_id, status, mint_tx_hash FROM mint_queue
-WHERE payment_id = ANY($1::uuid[])
-UNION ALL
-SELECT id, payment_id, unit, recipient, mint_id, status, mint_tx_hash FROM mint_history
-WHERE payment_id = ANY($1::uuid[])
-ORDER BY payment_id, unit
-"""
+# show_mints: the units of live payments, each payment's in order.
+SHOW_MINTS = _SHOW_MINTS.format(mints="mint_queue")
+
+# show_archived_mints: the units of payments that have moved to the history.
+SHOW_ARCHIVED_MINTS = _SHOW_MINTS.format(mints="mint_history")
 
 # moved_on: which of these payments no longer have the fingerprint they had ($2; NULL: none yet), and their new one.
 # It is over what a buyer sees move; all that is not in the live tables (any more) has one and the same.
@@ -94,12 +96,11 @@ SELECT payment_id FROM authorizations
 WHERE payer = $1 AND authorization_nonce = $2 AND asset = $3 AND network = $4
 """
 
-# payment_of_mint: which payment a queue id belongs to.
-PAYMENT_OF_MINT = """
-SELECT payment_id FROM mint_queue WHERE id = $1
-UNION ALL
-SELECT payment_id FROM mint_history WHERE id = $1
-"""
+# payment_of_mint: which live payment a queue id belongs to.
+PAYMENT_OF_MINT = "SELECT payment_id FROM mint_queue WHERE id = $1"
+
+# payment_of_archived_mint: which payment of the history a queue id belongs to.
+PAYMENT_OF_ARCHIVED_MINT = "SELECT payment_id FROM mint_history WHERE id = $1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +206,18 @@ async def find_by_authorization(
     asset: Address,
     keys: Sequence[tuple[Address, AuthorizationNonce]],
 ) -> dict[tuple[Address, AuthorizationNonce], StoredPayment]:
-    """The payments that hold these authorizations; keys that are free are absent."""
-    rows = await connection.fetch(FIND_BY_AUTHORIZATION, network, asset, [k[0] for k in keys], [k[1] for k in keys])
+    """The payments that hold these authorizations, live or archived; keys that are free are absent."""
+    found: dict[tuple[Address, AuthorizationNonce], StoredPayment] = {}
+    for query in (FIND_BY_AUTHORIZATION, FIND_ARCHIVED_BY_AUTHORIZATION):
+        missing = [key for key in keys if key not in found]
+        if missing:
+            found |= _stored(
+                await connection.fetch(query, network, asset, [k[0] for k in missing], [k[1] for k in missing])
+            )
+    return found
+
+
+def _stored(rows: Sequence[asyncpg.Record]) -> dict[tuple[Address, AuthorizationNonce], StoredPayment]:
     return {
         (Address(row["payer_key"]), AuthorizationNonce(row["nonce_key"])): StoredPayment(
             id=row["id"],
@@ -225,12 +236,18 @@ async def show(connection: Connection, payment_id: uuid.UUID) -> ShownPayment | 
 
 
 async def show_many(connection: Connection, ids: Sequence[uuid.UUID]) -> list[ShownPayment]:
-    """Payments with their units, in no order; ids of nothing are absent."""
+    """Payments with their units, live or archived, in no order; ids of nothing are absent."""
     rows = await connection.fetch(SHOW_PAYMENTS, ids)
+    if len(rows) < len(ids):
+        live = {row["id"] for row in rows}
+        rows += await connection.fetch(SHOW_ARCHIVED_PAYMENTS, [i for i in ids if i not in live])
     completed = [row["id"] for row in rows if row["status"] == PaymentStatus.COMPLETED]
     mints: dict[uuid.UUID, list[ShownMint]] = {}
-    for row in await connection.fetch(SHOW_MINTS, completed) if completed else []:
-        mints.setdefault(row["payment_id"], []).append(_shown_mint(row))
+    for query in (SHOW_MINTS, SHOW_ARCHIVED_MINTS):
+        # A completed payment has its units, so where they are not live they are (or have just been) archived.
+        missing = [i for i in completed if i not in mints]
+        for row in await connection.fetch(query, missing) if missing else []:
+            mints.setdefault(row["payment_id"], []).append(_shown_mint(row))
     return [_shown_payment(row, mints.get(row["id"], [])) for row in rows]
 
 
@@ -249,8 +266,10 @@ async def payment_of_authorization(
 
 
 async def payment_of_mint(connection: Connection, queue_id: uuid.UUID) -> uuid.UUID | None:
-    """The payment that a mint's queue id belongs to, None where there is none."""
+    """The payment that a mint's queue id belongs to, live or archived; None where there is none."""
     found: uuid.UUID | None = await connection.fetchval(PAYMENT_OF_MINT, queue_id)
+    if found is None:
+        found = await connection.fetchval(PAYMENT_OF_ARCHIVED_MINT, queue_id)
     return found
 
 

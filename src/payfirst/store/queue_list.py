@@ -130,7 +130,12 @@ UNION
 SELECT m.payment_id FROM chain_attempts a JOIN chain_transaction_items i ON i.transaction_id = a.transaction_id
 JOIN mint_queue m ON m.id = i.queue_id WHERE a.hash = $1
 UNION
+SELECT m.payment_id FROM chain_attempts a JOIN chain_transaction_items i ON i.transaction_id = a.transaction_id
+JOIN mint_history m ON m.id = i.queue_id WHERE a.hash = $1
+UNION
 SELECT payment_id FROM mint_queue WHERE payment_tx_hash = $1
+UNION
+SELECT id FROM payment_history WHERE tx_hash = $1
 ORDER BY id LIMIT $2
 """
 

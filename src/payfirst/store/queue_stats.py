@@ -21,7 +21,6 @@ COUNT_BY_STATUS = {
 _RECENT_SPEED = """
 SELECT avg(extract(epoch FROM processed_at - created_at))::float8 AS avg_seconds, count(*) / 60.0::float8 AS rate
 FROM {queue} WHERE status = 'completed' AND processed_at > now() - interval '1 minute'
-  AND created_at > now() - interval '1 hour'
 """
 RECENT_SPEED = {queue: _RECENT_SPEED.format(queue=queue) for queue in ("payment_queue", "mint_queue")}
 

@@ -87,7 +87,7 @@ FROM owed WHERE payment_id = ANY($1::uuid[]) ORDER BY id
 
 # read_entries: what operators did to payments.
 READ_ENTRIES = """
-SELECT subject, at, actor, action, details FROM audit_log WHERE subject = ANY($1::text[]) ORDER BY id LIMIT $2
+SELECT subject, at, actor, action, details FROM audit_log WHERE subject = ANY($1::text[]) ORDER BY subject, id LIMIT $2
 """
 
 # count_ahead: the pending payments that are older than this one.
