@@ -1,0 +1,1 @@
+"""What payfirst costs, measured: each module is a program."""

@@ -1,0 +1,287 @@
+"""What a payment costs PostgreSQL when a million lie before it: `python -m benchmarks.growth`.
+
+Two databases on one server with the embedded server's settings (fsync on): one empty, one filled with settled and
+minted payments in the live tables. The same batches go through both by turns; the ratio of their medians is what
+history costs. Then the operator's queries, the room that dead rows take in a long run, and the archive.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from benchmarks import growth_fill
+from benchmarks.growth_fill import NETWORK, PAYMENTS_A_SECOND, History
+from benchmarks.growth_life import BATCH, UNITS, Db, Life, Meter, metered, start_up
+from payfirst.local.postgres import EmbeddedPostgres
+from payfirst.ops import queries
+from payfirst.store import archive, migrate, queue_stats
+from payfirst.units import uuid7
+
+RATIO_MAX = 1.2
+QUERY_S_MAX = 5.0
+WARM_UP_BATCHES = 5
+GROWN = ("payment_queue", "mint_queue", "chain_transactions", "chain_attempts", "chain_transaction_items")
+
+SIZES = """
+SELECT relname::text AS table, n_live_tup AS live, n_dead_tup AS dead, n_tup_upd AS updates, n_tup_hot_upd AS hot,
+       autovacuum_count AS vacuums, pg_relation_size(relid) AS heap_bytes, pg_indexes_size(relid) AS index_bytes
+FROM pg_stat_user_tables WHERE relname = ANY($1::text[]) ORDER BY relname
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run it; the exit code is 1 when a goal is missed."""
+    parser = argparse.ArgumentParser(prog="growth", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--payments", type=int, default=1_000_000)
+    parser.add_argument("--mints", type=int, default=5_000_000)
+    parser.add_argument("--rounds", type=int, default=8, help="measured by turns in both databases")
+    parser.add_argument("--batches", type=int, default=10, help="of 100 payments, in each round")
+    parser.add_argument("--long-run", type=int, default=50_000, help="payments that live while dead rows are counted")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--folder", type=Path, help="where the databases are made (default: a temporary folder)")
+    options = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory(prefix="payfirst-growth-", dir=options.folder) as folder:
+        Path(folder).chmod(0o755)  # PostgreSQL runs as another user when we are root
+        server = EmbeddedPostgres(Path(folder) / "postgres")
+        url = server.start()
+        try:
+            found = asyncio.run(_measure(url, options))
+        finally:
+            server.stop()
+    found["command"] = "python -m benchmarks.growth " + " ".join(sys.argv[1:] if argv is None else argv)
+    _print(found)
+    if options.json is not None:
+        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return 0 if found["holds"] else 1
+
+
+async def _measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
+    history = History(options.payments, options.mints // options.payments)
+    urls = {}
+    began = time.monotonic()
+    for name, trade in (("empty", History(0, UNITS)), ("full", history)):
+        urls[name] = await _made(url, f"growth_{name}", trade)
+    filled_s = time.monotonic() - began
+    operator = await _queries(urls["full"])
+    # Vacuum in the background is the long run's; here it would fall on one database and not on the other.
+    await _alter(url, "autovacuum = off")
+    steps, start = await _by_turns(urls, options)
+    counts = {name: await _timed(u, _count_by_status) for name, u in urls.items()}
+    await _alter(url, "autovacuum = on", "autovacuum_naptime = 5")
+    bloat = await _long_run(urls["full"], options.long_run)
+    archived = await _archive(urls["full"])
+    async with metered(urls["full"]) as (connection, _):
+        version = await connection.fetchval("SHOW server_version")
+        size = await connection.fetchval("SELECT pg_database_size(current_database())")
+    rows = {**steps, **start}
+    return {
+        "payments": options.payments,
+        "mints": options.mints,
+        "postgresql": version,
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "fill_s": round(filled_s, 1),
+        "database_bytes": size,
+        "steps": rows,
+        "ratio_max": max(row["cpu_ratio"] for row in rows.values()),
+        "count_by_status_s": counts,
+        "operator_queries_s": operator,
+        "long_run": bloat,
+        "archive": archived,
+        "holds": all(row["cpu_ratio"] <= RATIO_MAX for row in rows.values()),
+    }
+
+
+async def _made(url: str, database: str, history: History) -> str:
+    connection = await asyncpg.connect(url)
+    await connection.execute(f"CREATE DATABASE {database}")
+    await connection.close()
+    made = f"{url.rsplit('/', 1)[0]}/{database}"
+    migrate.upgrade(made)
+    connection = await asyncpg.connect(made)
+    _say(f"filling {database} with {history.payments:,} payments of {history.units} mints")
+    await growth_fill.fill(connection, history, say=_say)
+    await connection.close()
+    return made
+
+
+async def _by_turns(
+    urls: dict[str, str], options: argparse.Namespace
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    async with metered(urls["empty"]) as empty, metered(urls["full"]) as full:
+        lives = {
+            name: Life(connection, meter, block=options.payments + 100)
+            for name, (connection, meter) in (("empty", empty), ("full", full))
+        }
+        for life in lives.values():
+            for _ in range(WARM_UP_BATCHES):
+                await life.batch()
+        for connection, _ in (empty, full):
+            await connection.execute("ANALYZE")  # as PostgreSQL would by itself within a minute
+        for _, meter in (empty, full):
+            meter.cpu_s.clear()
+            meter.wall_s.clear()
+        for number in range(options.rounds):
+            # Who goes first changes, so that a checkpoint or a neighbour falls on both.
+            for name in ("empty", "full") if number % 2 == 0 else ("full", "empty"):
+                for _ in range(options.batches):
+                    await lives[name].batch()
+            _say(f"round {number + 1} of {options.rounds}")
+        steps = _ratios(empty[1], full[1])
+    starts = {}
+    for name, url in urls.items():
+        async with metered(url) as (_, first):
+            starts[name] = first
+        for _ in range(20):  # a new process plans each statement anew
+            async with metered(url) as (connection, meter):
+                await start_up(connection, meter)
+            for step in meter.cpu_s:
+                starts[name].cpu_s[step] += meter.cpu_s[step]
+                starts[name].wall_s[step] += meter.wall_s[step]
+    return steps, _ratios(starts["empty"], starts["full"])
+
+
+def _ratios(empty: Meter, full: Meter) -> dict[str, dict[str, float]]:
+    def micros(samples: list[float]) -> float:
+        return round(statistics.median(samples) * 1e6, 2)
+
+    found = {}
+    for step, samples in full.cpu_s.items():
+        row = {
+            "empty_cpu_us": micros(empty.cpu_s[step]),
+            "full_cpu_us": micros(samples),
+            "empty_wall_us": micros(empty.wall_s[step]),
+            "full_wall_us": micros(full.wall_s[step]),
+        }
+        row["cpu_ratio"] = round(row["full_cpu_us"] / row["empty_cpu_us"], 3)
+        row["wall_ratio"] = round(row["full_wall_us"] / row["empty_wall_us"], 3)
+        found[step] = row
+    return found
+
+
+async def _queries(url: str) -> dict[str, float]:
+    found = {}
+    for name in queries.READ_ONLY:
+        connection = await asyncpg.connect(url)
+        began = time.monotonic()
+        try:
+            await connection.execute(f"SET statement_timeout = '120s'; {queries.text(name)}")
+            found[name] = round(time.monotonic() - began, 3)
+        except asyncpg.QueryCanceledError:
+            found[name] = float("inf")
+        await connection.close()
+        _say(f"operator's query {name}: {found[name]} s")
+    return found
+
+
+async def _count_by_status(connection: Db) -> None:
+    for statement in queue_stats.COUNT_BY_STATUS.values():
+        await connection.fetch(statement)
+
+
+async def _timed(url: str, work: Callable[[Db], Awaitable[None]]) -> float:
+    async with metered(url) as (connection, _):
+        began = time.monotonic()
+        await work(connection)
+        return round(time.monotonic() - began, 4)
+
+
+async def _long_run(url: str, count: int) -> dict[str, Any]:
+    async with metered(url) as (connection, meter):
+        await connection.execute("SELECT pg_stat_reset()")
+        before = {row["table"]: dict(row) for row in await connection.fetch(SIZES, GROWN)}
+        life = Life(connection, meter, block=10**9)
+        began, most = time.monotonic(), dict.fromkeys(GROWN, 0)
+        for number in range(count // BATCH):
+            await life.batch()
+            if number % 20 == 0:
+                for row in await connection.fetch(SIZES, GROWN):
+                    most[row["table"]] = max(most[row["table"]], row["dead"])
+        seconds = time.monotonic() - began
+        await connection.execute("SELECT pg_stat_force_next_flush()")
+        tables = {}
+        for row in await connection.fetch(SIZES, GROWN):
+            tables[row["table"]] = {
+                "updates": row["updates"],
+                "hot_updates": row["hot"],
+                "dead_rows_at_most": most[row["table"]],
+                "vacuums": row["vacuums"],
+                "heap_bytes_a_payment": round((row["heap_bytes"] - before[row["table"]]["heap_bytes"]) / count, 1),
+                "index_bytes_a_payment": round((row["index_bytes"] - before[row["table"]]["index_bytes"]) / count, 1),
+            }
+        return {"payments": count, "seconds": round(seconds, 1), "tables": tables}
+
+
+async def _archive(url: str) -> dict[str, Any]:
+    batches, limit = 20, 500
+    async with metered(url) as (connection, _):
+        now = await connection.fetchval("SELECT now() - interval '1 hour'")
+        span = archive.Span(
+            NETWORK, uuid7(now_ms=0, random_bits=0), uuid7(now_ms=int(now.timestamp() * 1000), random_bits=0), now
+        )
+        moved, times = 0, []
+        for _ in range(batches):
+            began = time.monotonic()
+            async with connection.transaction():
+                done = await archive.move(connection, span, limit=limit)
+            times.append(time.monotonic() - began)
+            moved += done.completed
+            if done.last is None:
+                break
+            span = archive.Span(span.network, done.last, span.below, span.before)
+    return {"payments": moved, "batch_ms_p50": round(statistics.median(times) * 1e3, 1), "a_second": moved / sum(times)}
+
+
+async def _alter(url: str, *settings: str) -> None:
+    connection = await asyncpg.connect(url)
+    for setting in settings:
+        await connection.execute(f"ALTER SYSTEM SET {setting}")
+    await connection.execute("SELECT pg_reload_conf()")
+    await connection.close()
+
+
+def _print(found: dict[str, Any]) -> None:
+    print(f"\n{found['payments']:,} payments and {found['mints']:,} mints in the live tables", end=", ")
+    print(f"{found['database_bytes'] / 1e9:.1f} GB, PostgreSQL {found['postgresql']}, {found['cpus']} CPUs")
+    print(
+        f"\n{'µs of PostgreSQL a thing':26}{'empty':>10}{'full':>10}{'ratio':>8}   {'wall':>10}{'wall':>10}{'ratio':>8}"
+    )
+    for step, row in found["steps"].items():
+        print(
+            f"{step:26}{row['empty_cpu_us']:10.1f}{row['full_cpu_us']:10.1f}{row['cpu_ratio']:8.2f}   "
+            f"{row['empty_wall_us']:10.1f}{row['full_wall_us']:10.1f}{row['wall_ratio']:8.2f}"
+        )
+    print(f"\ncount by status: {found['count_by_status_s']} s")
+    print(f"\noperator's queries ({PAYMENTS_A_SECOND} payments a second up to now), limit {QUERY_S_MAX:.0f} s:")
+    for name, seconds in found["operator_queries_s"].items():
+        print(f"  {name:36}{seconds:10.3f} s{'' if seconds <= QUERY_S_MAX else '   too slow'}")
+    run = found["long_run"]
+    print(f"\nlong run: {run['payments']:,} payments in {run['seconds']} s")
+    for table, row in run["tables"].items():
+        print(
+            f"  {table:26}{row['updates']:>9,} updates, {row['hot_updates']:>9,} in place, at most"
+            f" {row['dead_rows_at_most']:>8,} dead, {row['heap_bytes_a_payment']:8,.0f} B heap and"
+            f" {row['index_bytes_a_payment']:8,.0f} B index a payment"
+        )
+    print(f"\narchive: {found['archive']}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
