@@ -19,6 +19,8 @@ SIGNER = "0x" + "51" * 20
 PAYMENTS_A_SECOND = 100
 PAYMENTS_A_TRANSACTION = 100
 UNITS_A_TRANSACTION = 250
+# On two cores, with five units each.
+FILLED_A_SECOND = 3_000
 TABLES = (
     "payment_queue", "authorizations", "mint_queue", "chain_transactions", "chain_attempts", "chain_transaction_items",
 )  # fmt: skip
@@ -134,8 +136,10 @@ async def fill(connection: asyncpg.Connection[asyncpg.Record], history: History,
         "mints_batch": UNITS_A_TRANSACTION, "network": NETWORK, "token": TOKEN, "asset": ASSET, "pay_to": PAY_TO,
         "signer": SIGNER,
     }  # fmt: skip
-    # One moment for all statements: ids begin with the time.
-    values["now"] = str(await connection.fetchval("SELECT now()"))
+    # One moment for all statements, because ids begin with the time; and that of the end of the fill, more or less.
+    values["now"] = str(
+        await connection.fetchval("SELECT now() + $1 * interval '1 second'", history.payments / FILLED_A_SECOND)
+    )
     values["payments"] = _PAYMENTS.format(**values)
     for setting in ("maintenance_work_mem = '1GB'", "work_mem = '256MB'", "synchronous_commit = off", "jit = off"):
         await connection.execute(f"SET {setting}")
