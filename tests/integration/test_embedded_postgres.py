@@ -224,7 +224,7 @@ def test_psql_connects(running: EmbeddedPostgres) -> None:
         ("shared_buffers", "256MB"),
         ("min_wal_size", "512MB"),
         ("max_wal_size", "4GB"),
-        ("wal_compression", "pglz"),
+        ("wal_compression", "off"),
         ("max_connections", "200"),
         ("jit", "off"),
         ("listen_addresses", "127.0.0.1"),

@@ -140,11 +140,13 @@ UPDATE chain_transaction_items SET outcome = 'reverted' WHERE transaction_id = A
 RETURNING payment_id, queue_id
 """
 
-# missing_nonces: account nonces from the chain's on that were never given to any transaction.
+# missing_nonces: account nonces from the chain's on that were never given to any transaction. The bounds are named
+# twice, so that only the index's part between them is read.
 MISSING_NONCES = """
 SELECT n.account_nonce FROM generate_series($3::bigint, $4::bigint) AS n(account_nonce)
 WHERE NOT EXISTS (SELECT 1 FROM chain_transactions t
-                  WHERE t.network = $1 AND t.signer = $2 AND t.account_nonce = n.account_nonce)
+                  WHERE t.network = $1 AND t.signer = $2 AND t.account_nonce = n.account_nonce
+                    AND t.account_nonce BETWEEN $3 AND $4)
 ORDER BY n.account_nonce LIMIT $5
 """
 
