@@ -55,11 +55,11 @@ class Case:
 
 CASES = (
     Case("documented", 1, 5),
-    Case("documented", 64, 40),
+    Case("documented", 64, 20),
     Case("threaded", 1, 5),
-    Case("threaded", 64, 400),
-    Case("payfirst", 1, 500),
-    Case("payfirst", 64, 10_000),
+    Case("threaded", 64, 200),
+    Case("payfirst", 1, 200),
+    Case("payfirst", 64, 5_000),
 )
 
 
