@@ -102,7 +102,10 @@ class RpcClient:
     async def head(self, tag: str = "latest") -> Head:
         """The block at `tag` (`latest`, `safe`, `finalized`), without its transactions."""
         self._endpoints.compare_heads()
-        return wires.head_of(await self.call("eth_getBlockByNumber", tag, False, result=wires.WireHead))
+        answer: wires.WireHead | None = await self._find("eth_getBlockByNumber", tag, False, result=wires.MAYBE_HEAD)
+        if answer is None:
+            raise RpcUnavailable(f"RPC: no endpoint has a {tag} block")
+        return wires.head_of(answer)
 
     async def blocks(self, first: BlockNumber, last: BlockNumber) -> list[Block]:
         """Blocks `first` to `last` inclusive, with transaction hashes; stops early at one not there yet."""

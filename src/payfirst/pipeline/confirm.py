@@ -90,8 +90,7 @@ class Confirmer:
         """Read a few blocks; returns whether there may be more. Raises RetriedError, with nothing changed."""
         async with session(self._pool, "read the chain cursor") as connection:
             cursor = (await heads.cursor(connection, self._terms.network)).block
-        head = self._head.head
-        target = head.number - self._terms.confirmations + 1
+        head, target = self._head.tip(self._terms.confirmations), self._head.newest(self._terms.confirmations)
         if target <= cursor.height:
             if head.number == cursor.height and head.hash != cursor.hash:
                 await self._undo_reorg(cursor)

@@ -10,15 +10,18 @@ from payfirst.errors import RetriedError
 from payfirst.ops import metrics
 from payfirst.ops.log import get_logger
 from payfirst.pipeline.displaced import DisplacedWatch
+from payfirst.pipeline.head import HeadWatch
 from payfirst.pipeline.recredit import Recrediter, Use
+from payfirst.pipeline.scan import STATES_KEPT
 from payfirst.pipeline.settle_plan import NONCE_USED, SENTENCES
 from payfirst.pipeline.terms import Terms
 from payfirst.store import crediting, heads, owed, processes, short_payers, transactions
 from payfirst.store.crediting import ExpiryCandidate
 from payfirst.store.database import Pool, session, transaction
+from payfirst.store.heads import ReadBlock
 from payfirst.store.owed import Debt
 from payfirst.store.wake import OnChanged
-from payfirst.units import BlockHash, BlockNumber
+from payfirst.units import BlockNumber
 
 WATCH_S = 1.0
 EXPIRED_PER_ROUND_MAX = 200
@@ -40,6 +43,7 @@ class Watcher:
         rpc: RpcClient,
         *,
         terms: Terms,
+        head: HeadWatch,
         recrediter: Recrediter,
         displaced: DisplacedWatch,
         on_changed: OnChanged,
@@ -47,6 +51,7 @@ class Watcher:
         self._pool = pool
         self._rpc = rpc
         self._terms = terms
+        self._head = head
         self._recrediter = recrediter
         self._displaced = displaced
         self._on_changed = on_changed
@@ -79,7 +84,7 @@ class Watcher:
             )
         if not candidates:
             return
-        used = await self._used(candidates, at=cursor.hash)
+        used = await self._used(candidates, read=cursor)
         expired = [c.id for c, is_used in zip(candidates, used, strict=True) if not is_used]
         elsewhere = [c for c, is_used in zip(candidates, used, strict=True) if is_used]
         not_ours = [c.id for c in elsewhere if not await self._recrediter.find(_use(c))]
@@ -108,7 +113,7 @@ class Watcher:
             )
         if not candidates:
             return
-        used = await self._used(candidates, at=cursor.hash)
+        used = await self._used(candidates, read=cursor)
         gone = [c.id for c, is_used in zip(candidates, used, strict=True) if not is_used]
         async with transaction(self._pool, "give up lost payments") as connection:
             lost = await crediting.mark_lost(connection, gone, sentence=LOST_SENTENCE)
@@ -117,7 +122,13 @@ class Watcher:
         for payment_id in lost:
             log.error("payment_lost", message=f"{LOST_SENTENCE} Payment {payment_id}", payment_id=payment_id)
 
-    async def _used(self, candidates: list[ExpiryCandidate], *, at: BlockHash) -> list[bool]:
+    async def _used(self, candidates: list[ExpiryCandidate], *, read: ReadBlock) -> list[bool]:
+        """Which authorizations are used, at the block read last, which is past their end.
+
+        Where nodes have forgotten the state of that block, the head's is as good: later blocks use none of them.
+        """
+        head = self._head.head
+        at = read.hash if head.number - read.height <= STATES_KEPT else head.hash
         calls = [
             (self._terms.asset, contracts.encode_call("authorizationState(address,bytes32)", c.payer, c.nonce))
             for c in candidates
@@ -128,11 +139,16 @@ class Watcher:
         # An answer that is none counts as used: it is looked up, and never taken for "unused".
         return [not (ok and len(data) == 32 and not any(data)) for ok, data in answers]
 
+    def _final(self, cursor: BlockNumber) -> BlockNumber:
+        """The newest block that is final: so deep under the block read last, or called so and read."""
+        depth = self._terms.final_depth
+        return BlockNumber(cursor - depth if isinstance(depth, int) else min(cursor, self._head.newest(depth)))
+
     async def finalize(self) -> None:
         """Mark as final what lies deep enough."""
         async with session(self._pool, "read the chain cursor") as connection:
             cursor = await heads.cursor(connection, self._terms.network)
-        height = BlockNumber(cursor.block.height - self._terms.final_depth)
+        height = self._final(cursor.block.height)
         if height <= cursor.final_height:
             return
         async with transaction(self._pool, "mark blocks final") as connection:

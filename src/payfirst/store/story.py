@@ -99,7 +99,7 @@ SELECT count(*) FROM (
 
 # read_head: what the workers saw of the chain last, and how long ago.
 READ_HEAD = """
-SELECT head_height, head_time, base_fee_wei, cursor_height, cursor_time, final_height, now() AS now,
+SELECT head_height, head_time, base_fee_wei, cursor_height, cursor_time, final_height, confirmable_height, now() AS now,
        extract(epoch FROM now() - head_seen_at)::float8 AS seen_age_s
 FROM chain_heads WHERE network = $1
 """
@@ -327,6 +327,7 @@ class ChainRow:
     cursor_time: int
     final_height: int
     seen_age_s: float
+    confirmable_height: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
