@@ -178,6 +178,14 @@ def _carried(
     carrier: Carrier, around: Surroundings, chain: ChainRow, limits: Limits, *, valid_before: int | None
 ) -> Verdict:
     """Why a transaction is not confirmed: what is in its way comes first, then what is wrong with its own bytes."""
+    if carrier.waiting_block is not None:
+        return Verdict(
+            Standing.WAITING,
+            f"its transaction was seen in block {carrier.waiting_block}, and by its amount it waits for more depth"
+            " (network.large_confirmations) or for a second endpoint to agree (payments.agree_amount)",
+            "It is confirmed by itself; if it takes longer, look for rpc_disagreement and evidence_waits in the"
+            " workers' log",
+        )
     signer = next((s for s in around.signers if s.address == carrier.signer), None)
     nonce, newest = carrier.account_nonce, carrier.newest
     if signer is not None and signer.paused_reason is not None:

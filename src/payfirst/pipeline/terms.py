@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from payfirst.pipeline.confirm_plan import Caution
 from payfirst.units import Address, AtomicAmount, Depth, Wei
 
 # What an operator may change in a running system.
@@ -61,6 +62,10 @@ class Terms:
     large_amount: AtomicAmount | None = None  # payments from here on wait for `large_confirmations`
     large_confirmations: Depth = "finalized"
     agree_amount: AtomicAmount | None = None  # payments from here on are credited when two endpoints agree
+
+    def caution(self, *, two_endpoints: bool) -> Caution:
+        """Which evidence is not believed as soon as it is read."""
+        return Caution(self.large_amount, self.agree_amount, two_endpoints)
 
     @property
     def depths(self) -> tuple[Depth, ...]:

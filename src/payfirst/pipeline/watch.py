@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from payfirst.chain import contracts
+from payfirst.chain.agreement import Subject
 from payfirst.chain.rpc import RpcClient
 from payfirst.errors import RetriedError
 from payfirst.ops import metrics
@@ -84,7 +85,7 @@ class Watcher:
             )
         if not candidates:
             return
-        used = await self._used(candidates, read=cursor)
+        used = await self._used(candidates, read=cursor, subject="expired")
         expired = [c.id for c, is_used in zip(candidates, used, strict=True) if not is_used]
         elsewhere = [c for c, is_used in zip(candidates, used, strict=True) if is_used]
         not_ours = [c.id for c in elsewhere if not await self._recrediter.find(_use(c))]
@@ -113,7 +114,7 @@ class Watcher:
             )
         if not candidates:
             return
-        used = await self._used(candidates, read=cursor)
+        used = await self._used(candidates, read=cursor, subject="lost")
         gone = [c.id for c, is_used in zip(candidates, used, strict=True) if not is_used]
         async with transaction(self._pool, "give up lost payments") as connection:
             lost = await crediting.mark_lost(connection, gone, sentence=LOST_SENTENCE)
@@ -122,8 +123,8 @@ class Watcher:
         for payment_id in lost:
             log.error("payment_lost", message=f"{LOST_SENTENCE} Payment {payment_id}", payment_id=payment_id)
 
-    async def _used(self, candidates: list[ExpiryCandidate], *, read: ReadBlock) -> list[bool]:
-        """Which authorizations are used, at the block read last, which is past their end.
+    async def _used(self, candidates: list[ExpiryCandidate], *, read: ReadBlock, subject: Subject) -> list[bool]:
+        """Which authorizations are used, at the block read last, which is past their end. Two endpoints have to agree.
 
         Where nodes have forgotten the state of that block, the head's is as good: later blocks use none of them.
         """
@@ -133,11 +134,16 @@ class Watcher:
             (self._terms.asset, contracts.encode_call("authorizationState(address,bytes32)", c.payer, c.nonce))
             for c in candidates
         ]
-        answers = contracts.decode_aggregate3(
-            await self._rpc.eth_call(to=self._terms.multicall3, data=contracts.encode_aggregate3(calls), at=at)
-        )
-        # An answer that is none counts as used: it is looked up, and never taken for "unused".
-        return [not (ok and len(data) == 32 and not any(data)) for ok, data in answers]
+        data = contracts.encode_aggregate3(calls)
+
+        async def ask(rpc: RpcClient) -> list[bool]:
+            answer = await rpc.eth_call(to=self._terms.multicall3, data=data, at=at)
+            # An answer that is none counts as used: it is looked up, and never taken for "unused".
+            return [not (ok and len(word) == 32 and not any(word)) for ok, word in contracts.decode_aggregate3(answer)]
+
+        first = candidates[0].id
+        about = f"whether the authorizations of {len(candidates)} payments that ended ({first}, …) were used"
+        return await self._rpc.agreed(ask, subject=subject, about=about)
 
     def _final(self, cursor: BlockNumber) -> BlockNumber:
         """The newest block that is final: so deep under the block read last, or called so and read."""

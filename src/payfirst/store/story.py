@@ -68,7 +68,8 @@ SELECT t.id, t.signer, t.account_nonce, t.purpose, t.state, t.item_count, t.mine
        t.gas_used, t.created_at, t.confirmed_at, t.replace_requested_at,
        CASE WHEN t.state = 'sent' THEN
            (SELECT min(b.account_nonce) FROM chain_transactions b
-            WHERE b.network = t.network AND b.signer = t.signer AND b.state = 'sent') END AS lowest_unresolved
+            WHERE b.network = t.network AND b.signer = t.signer AND b.state = 'sent') END AS lowest_unresolved,
+       (SELECT w.block FROM waiting_evidence w WHERE w.transaction_id = t.id) AS waiting_block
 FROM chain_transactions t WHERE t.id = ANY($1::bigint[]) ORDER BY t.id
 """
 
@@ -241,6 +242,7 @@ class Carrier:
     confirmed_at: dt.datetime | None
     replace_requested_at: dt.datetime | None
     lowest_unresolved: int | None
+    waiting_block: int | None = None  # where it was seen, and is believed later
     attempts: tuple[Attempt, ...] = ()
     items: tuple[Item, ...] = ()
 
