@@ -23,11 +23,12 @@ from .rig.chain import block, no_mining
 from .rig.rpc_lies import (
     InventedTransfer,
     invents_payment,
+    lags,
     miscounts_nonces,
     strips_receipts,
     withholds_logs,
 )
-from .rig.rpc_proxy import Asked, Fault, Forward, RpcProxy, answers_in, honest, respond, rpc_proxy
+from .rig.rpc_proxy import Asked, Fault, Forward, RpcProxy, answers_in, honest, respond, rpc_proxy, status
 from .waiting import Holds, finds, idle
 
 AUTHORIZATION_STATE = encode_call("authorizationState(address,bytes32)", dev_address("seller"), bytes(32))[:4].hex()
@@ -270,3 +271,62 @@ async def test_fault_37_a_use_below_acceptance_that_one_endpoint_invents_fails_n
         await block(rig.chain)
         await rig.until(finds(rig, "SELECT count(*) = 0 FROM waiting_evidence"))
         assert await rig.counts() == {"payments_pending": 1}
+
+
+async def test_fault_17_a_second_endpoint_that_lags_delays_what_it_has_to_agree_on(
+    rig: Rig, log_lines: io.StringIO
+) -> None:
+    """It is not there yet, and that is no disagreement."""
+    (buyer,) = await rig.buyers(1)
+    async with (
+        rpc_proxy(rig.chain.url) as one,
+        rpc_proxy(rig.chain.url, lags(4)) as behind,
+        rig.working(rpc_urls=(one.url, behind.url), agree_amount=AtomicAmount(PRICE)),
+    ):
+        await rig.pay(buyer, 2)
+        await rig.until(finds(rig, "SELECT count(*) = 1 FROM waiting_evidence"))
+        seen = await rig.pool.fetchval("SELECT block FROM waiting_evidence")
+        await rig.until_counts(payments_completed=1, mints_completed=2)
+        assert await rig.pool.fetchval("SELECT cursor_height FROM chain_heads") >= seen + 4
+        await rig.until(idle(rig))
+    assert "rpc_disagreement" not in log_lines.getvalue()
+    await rig.check_invariants()
+
+
+async def test_nothing_is_asked_twice_where_nothing_has_to_be_agreed_on(rig: Rig) -> None:
+    """The second endpoint hears of payments below the value no more than before: heads are compared, that is all."""
+    buyers = await rig.buyers(3)
+    async with (
+        rpc_proxy(rig.chain.url) as one,
+        rpc_proxy(rig.chain.url) as other,
+        rig.working(rpc_urls=(one.url, other.url), agree_amount=AtomicAmount(PRICE * 2)),
+    ):
+        for buyer in buyers:
+            await rig.pay(buyer)
+        await rig.until_counts(payments_completed=3, mints_completed=3)
+        assert set(other.methods()) <= {"eth_chainId", "eth_blockNumber"}
+        await rig.pay(buyers[0], 2)
+        await rig.until_counts(payments_completed=4, mints_completed=5)
+        # Of one transaction, once: its block and its receipt.
+        assert other.methods().count("eth_getTransactionReceipt") == other.methods().count("eth_getBlockByNumber") == 1
+        await rig.until(idle(rig))
+
+
+async def test_fault_28_two_workers_go_on_through_the_endpoint_that_is_left(rig: Rig) -> None:
+    """The preferred endpoint answers 429 to both: each goes on with the other, and no payment is tried twice."""
+    buyers = await rig.buyers(6)
+    async with (
+        rpc_proxy(rig.chain.url) as one,
+        rpc_proxy(rig.chain.url) as other,
+        rig.working(rpc_urls=(one.url, other.url)),
+        rig.working(rpc_urls=(one.url, other.url)),
+    ):
+        await rig.pay(buyers[0])
+        await rig.until_counts(mints_completed=1)
+        one.fault = status(429, Retry_After="60")
+        for buyer in buyers[1:]:
+            await rig.pay(buyer)
+        await rig.until_counts(payments_completed=6, mints_completed=6)
+        await rig.until(idle(rig))
+    assert await rig.pool.fetchval("SELECT max(attempts) FROM payment_queue") == 1
+    await rig.check_invariants()

@@ -170,3 +170,26 @@ async def test_fault_09_a_large_payment_that_a_stranger_submits_waits_deeper_too
         await rig.until(idle(rig))
     assert await rig.balance(rig.token, buyer.address) == 2 * MINT_AMOUNT
     await rig.check_invariants()
+
+
+async def test_fault_20_a_large_payment_that_a_reorg_takes_after_its_mint_is_back_at_its_depth(rig: Rig) -> None:
+    """Completed it stays; what comes back is believed at the larger depth again, and its units stand once."""
+    (buyer,) = await rig.buyers(1)
+    await rig.chain.mine(4)
+    async with rig.working(large_amount=LARGE, large_confirmations=3):
+        await rig.pay(buyer, 2)
+        await rig.until_counts(payments_completed=1, mints_completed=2)
+        async with no_mining(rig.chain):
+            settled = await rig.pool.fetchval("SELECT settled_block FROM payment_queue")
+            await reorg(rig.chain, (await rig.chain.rpc.head()).number - settled + 1)
+            await rig.until(finds(rig, "SELECT finality = 'reorged' FROM payment_queue"))
+            await rig.until(finds(rig, "SELECT max(broadcast_count) >= 2 FROM chain_attempts"))
+            await block(rig.chain)
+            await rig.until(finds(rig, "SELECT count(*) = 1 FROM waiting_evidence"))
+            assert await rig.pool.fetchval("SELECT finality FROM payment_queue") == "reorged"
+            for _ in range(2):
+                await block(rig.chain)
+            await rig.until(finds(rig, "SELECT finality = 'open' FROM payment_queue"))
+        await rig.until_counts(payments_completed=1, mints_completed=2)
+        await rig.until(idle(rig))
+    await rig.check_invariants(in_order=False)

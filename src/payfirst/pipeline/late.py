@@ -73,17 +73,17 @@ class LateConfirmer:
     async def _apply(self, evidence: Evidence) -> None:
         network = self._terms.network
         found = await self._look(self._rpc, evidence)
+        if not found.receipts and not self._rpc.can_agree:
+            raise RpcUnavailable(f"RPC: no receipt of {hex_text(evidence.tx_hash)} in block {evidence.block}")
         plan, unresolved = await self._plan(found)
         agree = self._terms.agree_amount
-        if plan.used_before or (agree is not None and evidence.amount >= agree):
-            # One that has the block and not the transaction has answered too.
+        # That the block holds no such transaction after all needs a second endpoint as well.
+        if not found.receipts or plan.used_before or (agree is not None and evidence.amount >= agree):
             about = f"the payments in transaction {hex_text(evidence.tx_hash)}"
             found = await self._rpc.agreed(
                 lambda rpc: self._look(rpc, evidence), subject="payment", about=about, same=_as_evidence
             )
             plan, unresolved = await self._plan(found)
-        elif not found.receipts:
-            raise RpcUnavailable(f"RPC: no receipt of {hex_text(evidence.tx_hash)} in block {evidence.block}")
         async with transaction(self._pool, "apply evidence that waited") as connection:
             cursor = (await heads.lock_cursor(connection, network)).block
             remembered = await heads.hash_at(connection, network, evidence.block)

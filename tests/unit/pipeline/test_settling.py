@@ -243,6 +243,9 @@ def test_payments_that_wait_deeper_or_for_a_second_endpoint_share_no_transaction
     """Each kind among itself, and the oldest payment's transaction first, so that no kind is passed over for ever."""
     caution = Caution(large_amount=AtomicAmount(1_000), agree_amount=AtomicAmount(100))
     amounts = [500, 10, 2_000, 20, 700, 1_000]
-    items = [replace(s := sendable(n), payment=replace(s.payment, amount=a)) for n, a in enumerate(amounts, start=1)]
+    items = [
+        replace(s := sendable(n), payment=replace(s.payment, amount=AtomicAmount(a)))
+        for n, a in enumerate(amounts, start=1)
+    ]
     batches = compose_batches(items, batch_max=200, tx_gas_max=16_777_216, caution=caution)
     assert [[p.id.int for p in batch.payments] for batch in batches] == [[1, 5], [2, 4], [3, 6]]
