@@ -67,13 +67,13 @@ def calls_none_used(call: dict[str, Any], answer: dict[str, Any]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def liar_first(rig: Rig, **changes: Any) -> AsyncIterator[RpcProxy]:
-    """A worker whose preferred endpoint can be made to lie, beside an honest one."""
-    async with (
-        rpc_proxy(rig.chain.url) as liar,
-        rpc_proxy(rig.chain.url) as other,
-        rig.working(rpc_urls=(liar.url, other.url), **changes),
-    ):
+async def liar_first(rig: Rig, *, workers: int = 1, **changes: Any) -> AsyncIterator[RpcProxy]:
+    """Workers whose preferred endpoint can be made to lie, beside an honest one."""
+    async with contextlib.AsyncExitStack() as stack:
+        liar = await stack.enter_async_context(rpc_proxy(rig.chain.url))
+        other = await stack.enter_async_context(rpc_proxy(rig.chain.url))
+        for _ in range(workers):
+            await stack.enter_async_context(rig.working(rpc_urls=(liar.url, other.url), **changes))
         yield liar
 
 
@@ -114,7 +114,7 @@ async def test_fault_37_money_whose_log_one_endpoint_withholds_is_neither_missed
     First the two do not agree on the state, then not on the logs: the payment waits all that time, and is credited.
     """
     (buyer,) = await rig.buyers(1)
-    async with liar_first(rig, settling_paused=True) as liar:
+    async with liar_first(rig, workers=2, settling_paused=True) as liar:
         head = await rig.chain.rpc.head()
         authorization = buyer.authorize(2, seconds=300, chain_time=head.time)
         assert (await rig.order(buyer, 2, authorization=authorization)).status_code == 202
@@ -192,7 +192,7 @@ async def test_fault_37_a_payment_that_one_endpoint_invents_is_not_credited_abov
     invented = InventedTransfer(
         asset=hex_text(rig.chain.usdc), payer=hex_text(poor.address), pay_to=hex_text(PAY_TO), value=int(PRICE) * 2
     )
-    async with liar_first(rig, agree_amount=AtomicAmount(PRICE * 2)) as liar:
+    async with liar_first(rig, workers=2, agree_amount=AtomicAmount(PRICE * 2)) as liar:
         assert (await rig.order(poor, 2, authorization=authorization)).status_code == 202
         liar.fault = invents_payment(invented, nonce=hex_text(authorization.nonce))
         await rig.until(told(log_lines, "payment"))
@@ -225,6 +225,7 @@ async def test_fault_37_small_payments_go_on_while_two_endpoints_do_not_agree_on
     await rig.check_invariants()
 
 
+@pytest.mark.slow
 async def test_fault_37_receipts_without_logs_from_one_endpoint_fail_nothing(
     rig: Rig, log_lines: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,6 +243,7 @@ async def test_fault_37_receipts_without_logs_from_one_endpoint_fail_nothing(
     await rig.check_invariants(in_order=False)
 
 
+@pytest.mark.slow
 async def test_fault_37_a_use_below_acceptance_that_one_endpoint_invents_fails_nothing(
     rig: Rig, log_lines: io.StringIO
 ) -> None:
@@ -312,6 +314,7 @@ async def test_nothing_is_asked_twice_where_nothing_has_to_be_agreed_on(rig: Rig
         await rig.until(idle(rig))
 
 
+@pytest.mark.slow
 async def test_fault_28_two_workers_go_on_through_the_endpoint_that_is_left(rig: Rig) -> None:
     """The preferred endpoint answers 429 to both: each goes on with the other, and no payment is tried twice."""
     buyers = await rig.buyers(6)

@@ -27,7 +27,7 @@ async def seen(rig: Rig) -> None:
     )
 
 
-@pytest.mark.parametrize("tag", ["safe", "finalized"])
+@pytest.mark.parametrize("tag", ["safe", pytest.param("finalized", marks=pytest.mark.slow)])
 async def test_fault_19_a_payment_waits_for_the_block_that_nodes_call_safe_or_finalized(rig: Rig, tag: Tag) -> None:
     """Not credited above it; what a reorg took up there comes back under the same hash and is credited below it."""
     (buyer,) = await rig.buyers(1)
@@ -172,6 +172,7 @@ async def test_fault_09_a_large_payment_that_a_stranger_submits_waits_deeper_too
     await rig.check_invariants()
 
 
+@pytest.mark.slow
 async def test_fault_20_a_large_payment_that_a_reorg_takes_after_its_mint_is_back_at_its_depth(rig: Rig) -> None:
     """Completed it stays; what comes back is believed at the larger depth again, and its units stand once."""
     (buyer,) = await rig.buyers(1)

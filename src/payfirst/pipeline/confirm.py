@@ -80,9 +80,10 @@ class Confirmer:
             )
         while True:
             try:
-                while await self.step():
-                    pass
-                await self._late.step()
+                has_more = True
+                while has_more:
+                    has_more = await self.step()
+                    await self._late.step()
                 await self._head.wait_for_change()
             except LeaseLost as error:
                 # Another worker has read this block first: that is how several of them share the work.

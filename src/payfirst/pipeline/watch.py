@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from payfirst.chain import contracts
 from payfirst.chain.agreement import Subject
@@ -56,21 +57,31 @@ class Watcher:
         self._recrediter = recrediter
         self._displaced = displaced
         self._on_changed = on_changed
+        self._postponed: set[str] = set()
 
     async def run(self) -> None:
         """Look every `WATCH_S` until cancelled."""
+        steps = (self.expire, self.give_up_lost, self.finalize, self._displaced.step, self._forget_old)
         while True:
-            try:
-                await self.expire()
-                await self.give_up_lost()
-                await self.finalize()
-                await self._displaced.step()
-                async with session(self._pool, "forget what is old") as connection:
-                    await processes.forget_silent(connection)
-                    await short_payers.forget_old(connection)
-            except RetriedError as error:
-                log.warning("watch_postponed", message=f"Watching goes on later: {error}")
+            for step in steps:
+                await self._try(step)
             await asyncio.sleep(WATCH_S)
+
+    async def _try(self, step: Callable[[], Awaitable[None]]) -> None:
+        """What endpoints do not agree on may take long, and holds up none of the other steps. It is said once."""
+        name = step.__qualname__
+        try:
+            await step()
+            self._postponed.discard(name)
+        except RetriedError as error:
+            if name not in self._postponed:
+                log.warning("watch_postponed", message=f"Watching goes on later: {error}")
+            self._postponed.add(name)
+
+    async def _forget_old(self) -> None:
+        async with session(self._pool, "forget what is old") as connection:
+            await processes.forget_silent(connection)
+            await short_payers.forget_old(connection)
 
     async def expire(self) -> None:
         """Fail pending payments that no later block can settle, by evidence at the block read last."""
@@ -88,7 +99,7 @@ class Watcher:
         used = await self._used(candidates, read=cursor, subject="expired")
         expired = [c.id for c, is_used in zip(candidates, used, strict=True) if not is_used]
         elsewhere = [c for c, is_used in zip(candidates, used, strict=True) if is_used]
-        not_ours = [c.id for c in elsewhere if not await self._recrediter.find(_use(c))]
+        not_ours = [c.id for c in elsewhere if await self._is_not_ours(c)]
         async with transaction(self._pool, "fail expired payments") as connection:
             ended = await crediting.fail_expired(connection, expired, code=EXPIRED, sentence=EXPIRED_SENTENCE)
             used_up = await crediting.fail_expired(
@@ -100,6 +111,15 @@ class Watcher:
         self._on_changed(ended)
         for payment_id in ended:
             log.info("payment_failed", message=f"❌ Payment expired unsettled: {payment_id}", payment_id=payment_id)
+
+    async def _is_not_ours(self, candidate: ExpiryCandidate) -> bool:
+        use = Use(candidate.id, candidate.payer, candidate.nonce, candidate.accepted_height)
+        try:
+            return not await self._recrediter.find(use)
+        except RetriedError as error:
+            # One look-up that fails holds up nobody else.
+            log.debug("look_up_postponed", message=f"Payment {candidate.id} is looked up again: {error}")
+            return False
 
     async def give_up_lost(self) -> None:
         """What a reorg took and time keeps from coming back: `lost`, and owed to the seller who may have minted."""
@@ -163,7 +183,3 @@ class Watcher:
             # A round that was cut off by its limit is gone on with before the height moves.
             if changed < FINAL_PER_ROUND_MAX:
                 await heads.advance_final(connection, self._terms.network, height)
-
-
-def _use(candidate: ExpiryCandidate) -> Use:
-    return Use(candidate.id, candidate.payer, candidate.nonce, candidate.accepted_height)
