@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 from flow.rig import MINT_AMOUNT, PRICE, Rig
 from flow.test_evidence import transfer
@@ -194,3 +196,15 @@ async def test_fault_20_a_large_payment_that_a_reorg_takes_after_its_mint_is_bac
         await rig.until_counts(payments_completed=1, mints_completed=2)
         await rig.until(idle(rig))
     await rig.check_invariants(in_order=False)
+
+
+async def test_an_audit_leaves_what_waits_alone(rig: Rig, log_lines: io.StringIO) -> None:
+    """A transfer that is read and not credited, a transaction mined and not confirmed: both are meant so."""
+    (buyer,) = await rig.buyers(1)
+    async with rig.working(large_amount=LARGE, large_confirmations=10_000, audit_every_s=1):
+        await rig.pay(buyer, 2)
+        await rig.until(finds(rig, "SELECT count(*) = 1 FROM waiting_evidence"))
+        since = await rig.pool.fetchval("SELECT now()")
+        await rig.until(finds(rig, "SELECT audited_at > $1 + interval '2 s' FROM chain_heads", since))
+        assert await rig.counts() == {"payments_sent": 1}
+        assert "audit_difference" not in log_lines.getvalue()
