@@ -24,7 +24,7 @@ from payfirst.units import (
     hex_text,
 )
 
-# A transaction whose evidence waits is `sent`, but mined: nothing is to be done for it, and its gas is paid.
+# not_waiting: a transaction whose evidence waits is `sent`, but mined: nothing is to be done for it, its gas is paid.
 NOT_WAITING = "NOT EXISTS (SELECT 1 FROM waiting_evidence w WHERE w.transaction_id = t.id)"
 
 # store_transaction: the signed bytes, before anything is broadcast.
