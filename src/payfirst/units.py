@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 import uuid
-from typing import NewType
+from typing import Literal, NewType, TypeAlias
 
 import sha3
 
@@ -23,6 +23,10 @@ AtomicAmount = NewType("AtomicAmount", int)  # of an asset, in its smallest unit
 UnixTime = NewType("UnixTime", int)  # seconds
 Gas = NewType("Gas", int)
 Wei = NewType("Wei", int)
+# What nodes call a block that the chain's consensus has settled, in part or for good.
+Tag = Literal["safe", "finalized"]
+# How deep a block must lie: a number of blocks, or at or below what nodes call so.
+Depth: TypeAlias = int | Tag
 
 UINT256_MAX = 2**256 - 1
 ZERO_ADDRESS = Address(bytes(20))

@@ -14,9 +14,11 @@ from aiohttp import web
 
 from payfirst.chain import endpoints, failover
 from payfirst.chain.abi import encode_call
+from payfirst.chain.agreement import RpcDisagreement
 from payfirst.chain.evidence import TRANSFER
 from payfirst.chain.rpc import Call, RpcClient, RpcRefused, RpcUnavailable
 from payfirst.local.chain import LocalChain, dev_address
+from payfirst.ops import metrics
 from payfirst.units import AtomicAmount, BlockNumber, Wei, hex_text
 
 from .rig.rpc_proxy import SECRET, Asked, Fault, Forward, RpcProxy, honest, refuses, respond, rpc_proxy, status
@@ -340,3 +342,80 @@ async def test_a_rate_limit_that_goes_on_is_told_again(log_lines: io.StringIO) -
     told = [line for line in lines if line["event"] == "rpc_endpoint_limited"]
     assert [line["limits_in_a_row"] for line in told] == [1, 5]
     assert "calls wait for it" in told[0]["message"]
+
+
+async def balance(rpc: RpcClient) -> int:
+    """What the tests of agreement ask."""
+    return await rpc.balance(dev_address("payer"))
+
+
+def says(value: int) -> Fault:
+    """Another balance than the chain's."""
+
+    async def fault(asked: Asked, forward: Forward) -> web.Response:
+        if "eth_getBalance" not in asked.methods:
+            return await forward(asked)
+        return respond(asked, [{"result": hex(value)} for _ in asked.calls])
+
+    return fault
+
+
+async def test_what_two_endpoints_say_alike_is_the_answer(chain: LocalChain) -> None:
+    """Each is asked by itself, and no more of them than needed."""
+    async with two(chain, honest) as (rpc, one, other):
+        assert await rpc.agreed(balance, subject="payment", about="a balance") == BALANCE
+        assert one.methods() == other.methods() == ["eth_getBalance"]
+
+
+async def test_what_two_endpoints_do_not_say_alike_is_no_answer(chain: LocalChain, log_lines: io.StringIO) -> None:
+    """It is counted each time, told when it lasts, with their numbers and hosts, and over by itself."""
+    before = metrics.RPC_DISAGREEMENTS.values[("payment",)]
+    asked = 0
+    async with two(chain, says(8)) as (rpc, one, _):
+
+        async def is_told() -> bool:
+            nonlocal asked
+            asked += 1
+            with pytest.raises(RpcDisagreement, match=r"endpoint 1 \(127\.0\.0\.1\) and endpoint 2 .* a balance"):
+                await rpc.agreed(balance, subject="payment", about="a balance")
+            return "rpc_disagreement" in log_lines.getvalue()
+
+        await until(is_told)
+        one.fault = honest
+        assert await rpc.agreed(balance, subject="payment", about="a balance") == BALANCE
+    assert metrics.RPC_DISAGREEMENTS.values[("payment",)] - before == asked > 1
+    assert events(log_lines).count("rpc_disagreement") == 1
+    assert SECRET not in log_lines.getvalue()
+
+
+async def test_of_three_endpoints_two_decide(chain: LocalChain) -> None:
+    """One that lies holds nothing up while two others are there."""
+    async with (
+        rpc_proxy(chain.url, says(8)) as liar,
+        rpc_proxy(chain.url) as one,
+        rpc_proxy(chain.url) as other,
+        RpcClient([liar.url, one.url, other.url]) as rpc,
+    ):
+        assert await rpc.agreed(balance, subject="payment", about="a balance") == BALANCE
+
+
+@pytest.mark.parametrize("second", [status(500), status(429, Retry_After="60")], ids=["failing", "limited"])
+async def test_one_endpoint_agrees_with_nobody(chain: LocalChain, second: Fault) -> None:
+    """While the other is away nothing is decided; ordinary calls go on."""
+    async with two(chain, honest, second) as (rpc, _, _):
+        for _ in range(2):
+            with pytest.raises(RpcUnavailable, match="two endpoints have to agree on a balance, and 1 answered"):
+                await rpc.agreed(balance, subject="payment", about="a balance")
+        assert await balance(rpc) == BALANCE
+
+
+async def test_two_urls_of_one_host_are_one_opinion(chain: LocalChain) -> None:
+    """And where there is one host only, what it says is the answer, as everywhere else."""
+    async with rpc_proxy(chain.url, says(8)) as one:
+        async with RpcClient([one.url, f"{one.url}?key=other"]) as rpc:
+            assert not rpc.can_agree
+            assert await rpc.agreed(balance, subject="payment", about="a balance") == 8
+        async with rpc_proxy(chain.url) as other, RpcClient([one.url, f"{one.url}?key=other", other.url]) as rpc:
+            assert rpc.can_agree
+            with pytest.raises(RpcDisagreement):
+                await rpc.agreed(balance, subject="payment", about="a balance")

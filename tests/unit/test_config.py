@@ -228,6 +228,43 @@ def test_another_asset_has_to_be_described() -> None:
     assert load(role="tool", environ=own | described).asset.decimals == 18
 
 
+# Depths and amounts.
+
+
+def test_a_depth_is_a_number_or_what_nodes_call_a_block() -> None:
+    """In the file and in a variable; the default for large payments goes with any base depth."""
+    write('[network]\nconfirmations = "safe"\nfinal_depth = "finalized"\n')
+    network = load(role="tool", environ={}).network
+    assert (network.confirmations, network.large_confirmations, network.final_depth) == (
+        "safe",
+        "finalized",
+        "finalized",
+    )
+    variables = {"PAYFIRST_NETWORK__CONFIRMATIONS": "12", "PAYFIRST_NETWORK__LARGE_CONFIRMATIONS": "20"}
+    network = load(role="tool", environ=variables).network
+    assert (network.confirmations, network.large_confirmations) == (12, 20)
+
+
+@pytest.mark.parametrize(
+    ("text", "decimals", "atomic"), [("250", 6, 250_000_000), ("0.0000001", 6, 1), ("0.5", 0, 1), ("0", 6, None)]
+)
+def test_a_large_amount_is_told_in_whole_units(text: str, decimals: int, atomic: int | None) -> None:
+    """Rounded up to what the asset can express; 0 is none."""
+    payments = load(role="tool", environ={"PAYFIRST_PAYMENTS__LARGE_AMOUNT": text}).payments
+    assert payments.large_atomic(decimals) == atomic
+
+
+@pytest.mark.parametrize("urls", ["https://one.example/v2/k", "https://one.example/v2/k,https://one.example/v2/other"])
+def test_agreement_of_one_endpoint_with_itself_is_refused(urls: str) -> None:
+    """Two URLs of one host are one endpoint; with another provider's it is what was asked for."""
+    environ = {"PAYFIRST_PAYMENTS__AGREE_AMOUNT": "100", "PAYFIRST_NETWORK__RPC_URLS": urls}
+    fault = only_fault("tool", environ)
+    assert fault.setting == "payments.agree_amount"
+    assert "name an endpoint of another provider" in fault.expected
+    config = load(role="tool", environ=environ | {"PAYFIRST_NETWORK__RPC_URLS": f"{urls},https://two.example"})
+    assert config.payments.agree_atomic(6) == 100_000_000
+
+
 # What is refused, and how it is told.
 
 
@@ -306,6 +343,9 @@ def test_unknown_variable_is_refused_with_the_nearest_known_one(name: str) -> No
         ("network", 'rpc_urls = ["ws://a"]'),
         ("network", "rpc_urls = [1]"),
         ("network", "confirmations = 0"),
+        ("network", 'confirmations = "final"'),
+        ("network", "large_confirmations = true"),
+        ("network", "final_depth = 1.5"),
         ("network", 'multicall3 = "0xcA11"'),
         ("network", "max_fee_gwei = 0"),
         ("network", "max_fee_gwei = -1"),
@@ -322,6 +362,10 @@ def test_unknown_variable_is_refused_with_the_nearest_known_one(name: str) -> No
         ("payments", f'pay_to = "0x{"00" * 20}"'),
         ("payments", f'pay_to = "{"11" * 20}"'),
         ("payments", "quantity_max = 251"),
+        ("payments", "large_amount = -1"),
+        ("payments", "large_amount = nan"),
+        ("payments", 'agree_amount = "a lot"'),
+        ("payments", "agree_amount = true"),
         ("settle", "batch_max = 251"),
         ("settle", 'mode = "Batch"'),
         ("mint", "batch_max = 0"),
@@ -349,6 +393,12 @@ def test_number_in_a_variable_is_a_plain_one(text: str) -> None:
     ("text", "setting", "other"),
     [
         ("[network]\nconfirmations = 100", "network.final_depth", "network.confirmations (100)"),
+        ("[network]\nconfirmations = 3\nlarge_confirmations = 2", "network.large_confirmations", "confirmations (3)"),
+        (
+            '[network]\nconfirmations = "finalized"\nfinal_depth = "safe"',
+            "network.final_depth",
+            "network.confirmations (finalized)",
+        ),
         ("[network]\nmax_fee_gwei = 0.0001", "network.priority_fee_gwei", "network.max_fee_gwei (0.0001)"),
         ("[payments]\nmax_timeout_seconds = 60", "payments.seconds_left_min", "payments.max_timeout_seconds (60)"),
     ],

@@ -12,13 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from payfirst.chain import deployment
+from payfirst.chain.blocks import Head
 from payfirst.chain.deployment import NewToken
+from payfirst.chain.depth import newest
 from payfirst.chain.fees import Fees, fees_at
 from payfirst.chain.rpc import RpcClient, RpcRefused, RpcUnavailable
 from payfirst.chain.signers import SignedTransaction, Signer
 from payfirst.chain.token_check import has_code
 from payfirst.errors import OperatorError, RetriedError
-from payfirst.units import AccountNonce, Address, BlockNumber, Gas, Wei, checksum_address, hex_text
+from payfirst.units import AccountNonce, Address, BlockNumber, Depth, Gas, Wei, checksum_address, hex_text
 
 # What a layer 2 charges for its layer 1 comes on top of the gas: a tenth is more than it has asked for.
 COST_MARGIN_NUMERATOR, COST_MARGIN_DENOMINATOR = 11, 10
@@ -102,7 +104,7 @@ async def until_it_stands(
     token: Address,
     signed: SignedTransaction,
     *,
-    confirmations: int,
+    confirmations: Depth,
     poll_s: float,
     say: Say,
 ) -> BlockNumber:
@@ -118,8 +120,8 @@ async def until_it_stands(
             while True:
                 with contextlib.suppress(RetriedError):  # an endpoint that is away for a moment decides nothing
                     since, head = await _look(rpc, token, signed, since=since, say=say)
-                    if since is not None and head - since + 1 >= confirmations:
-                        return head
+                    if since is not None and since <= await newest(rpc, confirmations, head=head):
+                        return head.number
                     if since is None and loop.time() - sent_at >= BROADCAST_EVERY_S:
                         sent_at = loop.time()
                         await broadcast(rpc, signed)
@@ -133,13 +135,13 @@ async def until_it_stands(
 
 async def _look(
     rpc: RpcClient, token: Address, signed: SignedTransaction, *, since: BlockNumber | None, say: Say
-) -> tuple[BlockNumber | None, BlockNumber]:
+) -> tuple[BlockNumber | None, Head]:
     """Since which block the token is known to stand, None if it does not; and the head."""
-    head = (await rpc.head()).number
+    head = await rpc.head()
     if await has_code(rpc, token):
         if since is None:
-            say(f"it stands, seen in block {head}")
-        return since if since is not None else head, head
+            say(f"it stands, seen in block {head.number}")
+        return since if since is not None else head.number, head
     if since is not None:
         say("a reorg took it: waiting for it again")
     (receipt,) = await rpc.receipts([signed.hash])

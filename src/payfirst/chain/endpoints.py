@@ -7,6 +7,7 @@ host.
 from __future__ import annotations
 
 import asyncio
+import copy
 import datetime as dt
 import email.utils
 import random
@@ -96,6 +97,11 @@ class Endpoint:
     def label(self) -> str:
         """What it is called in logs and errors, without anything secret."""
         return f"endpoint {self.number} ({urlsplit(self.url).hostname})"
+
+    @property
+    def origin(self) -> str:
+        """Its host and port: two URLs of one host are one opinion."""
+        return urlsplit(self.url).netloc.rpartition("@")[2]
 
     def without_secrets(self, text: str) -> str:
         """What it said, without what only its URL should hold: providers quote keys that they refuse."""
@@ -193,6 +199,12 @@ class Endpoints:
             raise ValueError("at least one RPC URL is needed")
         self.all = tuple(Endpoint(number, url, is_alone=len(urls) == 1) for number, url in enumerate(urls, start=1))
         self._clock = clock
+
+    def only(self, endpoint: Endpoint) -> Endpoints:
+        """This one alone, with all that is known of it."""
+        alone = copy.copy(self)
+        alone.all = (endpoint,)
+        return alone
 
     def usable(self) -> list[Endpoint]:
         """Those that may be asked now, the best first.

@@ -7,6 +7,7 @@ transaction) is the answer.
 from __future__ import annotations
 
 import asyncio
+import copy
 import datetime as dt
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -82,6 +83,22 @@ class Failover:
     def open(self) -> None:
         """Begin; one HTTP session from here to `close`."""
         self._session = aiohttp.ClientSession()
+
+    def each(self) -> list[tuple[Endpoint, Failover]]:
+        """The endpoints that may be asked now, the best first, each by itself in the same session."""
+        found: list[tuple[Endpoint, Failover]] = []
+        for endpoint in self._endpoints.usable():
+            alone = copy.copy(self)
+            alone._endpoints, alone._comparing = self._endpoints.only(endpoint), None
+            if endpoint.rests_until > self._now():
+                alone._timeout_s = PROBE_S  # it failed just now: it is not waited for long
+            found.append((endpoint, alone))
+        return found
+
+    @property
+    def origins(self) -> int:
+        """How many different hosts there are."""
+        return len({endpoint.origin for endpoint in self._endpoints.all})
 
     async def close(self) -> None:
         """End; what is under way is cancelled."""

@@ -5,14 +5,16 @@ A call that fails changes nothing and decides nothing: every error here is a Ret
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import copy
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from typing import TypeVar
 
 import msgspec
 
 from payfirst.chain import rpc_wire as wires
+from payfirst.chain.agreement import Agreement, Subject
 from payfirst.chain.blocks import Block, Head, MinedTransaction, PlacedLog, Receipt
-from payfirst.chain.endpoints import CALLS_PER_BATCH_MAX
+from payfirst.chain.endpoints import CALLS_PER_BATCH_MAX, Endpoint
 
 # The aliases say that these are offered here too: one import for whoever makes calls.
 from payfirst.chain.failover import Call as Call
@@ -60,6 +62,7 @@ class RpcClient:
     ) -> None:
         self._endpoints = Failover(urls, chain_id=chain_id, timeout_s=timeout_s, lag_blocks_max=lag_blocks_max)
         self._log_blocks_max = log_blocks_max
+        self._agreement = Agreement()
 
     async def __aenter__(self) -> RpcClient:
         self._endpoints.open()
@@ -89,6 +92,32 @@ class RpcClient:
         """One call whose null may only mean that this endpoint does not have it: then the others are asked."""
         return (await self._endpoints.ask([Call(method, params)], result=result, is_enough=_all_there))[0]
 
+    @property
+    def can_agree(self) -> bool:
+        """Whether there are two hosts, so that one of them need not be believed alone."""
+        return self._endpoints.origins > 1
+
+    async def agreed(
+        self,
+        ask: Callable[[RpcClient], Awaitable[T]],
+        *,
+        subject: Subject,
+        about: str,
+        same: Callable[[T], object] = lambda answer: answer,
+    ) -> T:
+        """What two endpoints answer alike to `ask`, each asked by itself; with one host configured, what it answers.
+
+        `about` is the question for the log. Raises RpcDisagreement, or RpcUnavailable while fewer than two answer.
+        """
+        if not self.can_agree:
+            return await ask(self)
+        alone: list[tuple[Endpoint, RpcClient]] = []
+        for endpoint, failover in self._endpoints.each():
+            one = copy.copy(self)
+            one._endpoints = failover
+            alone.append((endpoint, one))
+        return await self._agreement.of(alone, ask, subject=subject, about=about, same=same)
+
     async def chains(self) -> list[int | None]:
         """The chain id that each endpoint serves, in the configured order; None where it does not say."""
         return await self._endpoints.chains()
@@ -102,7 +131,10 @@ class RpcClient:
     async def head(self, tag: str = "latest") -> Head:
         """The block at `tag` (`latest`, `safe`, `finalized`), without its transactions."""
         self._endpoints.compare_heads()
-        return wires.head_of(await self.call("eth_getBlockByNumber", tag, False, result=wires.WireHead))
+        answer: wires.WireHead | None = await self._find("eth_getBlockByNumber", tag, False, result=wires.MAYBE_HEAD)
+        if answer is None:
+            raise RpcUnavailable(f"RPC: no endpoint has a {tag} block")
+        return wires.head_of(answer)
 
     async def blocks(self, first: BlockNumber, last: BlockNumber) -> list[Block]:
         """Blocks `first` to `last` inclusive, with transaction hashes; stops early at one not there yet."""

@@ -74,6 +74,9 @@ def terms(config: configuration.Config) -> Terms:
         settling_paused=config.pause.settling,
         minting_paused=config.pause.minting,
         audit_every_s=config.network.audit_interval_s,
+        large_amount=config.payments.large_atomic(config.asset.decimals),
+        large_confirmations=config.network.large_confirmations,
+        agree_amount=config.payments.agree_atomic(config.asset.decimals),
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import (
     SecretStr,
@@ -21,6 +22,7 @@ from pydantic_core import ErrorDetails
 from payfirst.config import presets
 from payfirst.config.settings import (
     DEFAULT_FILE,
+    DEPTHS,
     KEY_FILE_BYTES_MAX,
     KEY_VARIABLES,
     KEYS,
@@ -100,6 +102,8 @@ def load(path: Path | None = None, *, role: Role, environ: Mapping[str, str] = o
         # What a file that could not be read would have said is not called missing.
         _demand_required(gathered, role)
     config = _validate(gathered, role)
+    if config is not None:
+        _demand_two_to_agree(gathered, config)
     if gathered.faults or config is None:
         raise ConfigurationError(gathered.faults)
     config._sources.update({setting: gathered.sources.get(setting, "default") for setting in SETTINGS})
@@ -174,7 +178,7 @@ def _read_environment(gathered: _Gathered, environ: Mapping[str, str]) -> None:
 def typed(setting: str, text: str) -> object:
     """A variable's text as what the setting holds; text that is not, stays text and is refused with the rest."""
     annotation = SETTINGS[setting].annotation
-    if annotation is int and re.fullmatch(r"[+-]?[0-9_]{1,30}", text):
+    if (annotation is int or setting in DEPTHS) and re.fullmatch(r"[+-]?[0-9_]{1,30}", text):
         try:
             return int(text)
         except ValueError:
@@ -253,6 +257,15 @@ def _demand_required(gathered: _Gathered, role: Role) -> None:
                     f" or {setting}_file in the file"
                 )
                 gathered.fault(setting, '""', "default", expected)
+
+
+def _demand_two_to_agree(gathered: _Gathered, config: Config) -> None:
+    """Nobody agrees with itself: two URLs of one host are one endpoint."""
+    amount, hosts = config.payments.agree_amount, {urlsplit(url).netloc for url in config.network.rpc_urls}
+    if amount and len(hosts) < 2:
+        setting = "payments.agree_amount"
+        expected = "0 while network.rpc_urls names one host: two have to agree, so name an endpoint of another provider"
+        gathered.fault(setting, str(amount), gathered.sources.get(setting, "default"), expected)
 
 
 def _validate(gathered: _Gathered, role: Role) -> Config | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
@@ -25,7 +26,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from payfirst.errors import OperatorError
-from payfirst.units import ZERO_ADDRESS, Address, Wei, parse_address, parse_bytes32
+from payfirst.units import ZERO_ADDRESS, Address, AtomicAmount, Depth, Wei, parse_address, parse_bytes32
 from payfirst.x402.networks import Network, network_from_text
 
 Role = Literal["api", "worker", "tool"]
@@ -40,6 +41,8 @@ SIGNERS_FOLDER = "signers"
 KEY_FILE_BYTES_MAX = 256
 SHOWN_CHARACTERS_MAX = 80
 MAX_FEE_GWEI_MAX = 1_000_000
+AMOUNT_MAX = 10**18
+TAGS = ("safe", "finalized")
 REDACTED = "********"
 _ORIGIN = re.compile(r"https?://[a-z0-9.:\[\]-]+")
 SECP256K1_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
@@ -73,6 +76,38 @@ def _gwei(value: object) -> Decimal:
     if not gwei.is_finite() or not 0 <= gwei <= MAX_FEE_GWEI_MAX or (gwei * 10**9) % 1:
         raise ValueError(expected)
     return gwei
+
+
+def _units(value: object) -> Decimal:
+    expected = f"a number of whole units of the asset from 0 to {AMOUNT_MAX}, such as 250 or 0.5; 0 is none"
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
+        raise ValueError(expected)
+    try:
+        units = Decimal(str(value))
+    except InvalidOperation:
+        raise ValueError(expected) from None
+    if not units.is_finite() or not 0 <= units <= AMOUNT_MAX:
+        raise ValueError(expected)
+    return units
+
+
+def _depth(low: int, high: int) -> BeforeValidator:
+    expected = f'a whole number from {low} to {high}, "safe" or "finalized"'
+
+    def judge(value: object) -> object:
+        is_number = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+        if not is_number and value not in TAGS:
+            raise ValueError(expected)
+        return value
+
+    return BeforeValidator(judge)
+
+
+def _is_deeper(one: Depth, other: Depth) -> bool:
+    """Whether `one` is certainly deeper; a number and a tag cannot be compared before the chain is seen."""
+    if isinstance(one, int) and isinstance(other, int):
+        return one > other
+    return (one, other) == ("finalized", "safe")
 
 
 def _is_url(text: str, *schemes: str) -> bool:
@@ -149,6 +184,7 @@ def _private_keys(value: SecretStr) -> SecretStr:
 
 AddressText = Annotated[str, AfterValidator(_address)]
 Gwei = Annotated[Decimal, BeforeValidator(_gwei)]
+Units = Annotated[Decimal, BeforeValidator(_units)]
 PrivateKeys = Annotated[SecretStr, AfterValidator(_private_keys)]
 
 
@@ -217,10 +253,17 @@ class Chain(Section):
     rpc_urls: Annotated[tuple[str, ...], BeforeValidator(_rpc_urls)] = Field(
         default=("http://127.0.0.1:8545",), description="JSON-RPC endpoints, the preferred one first.", repr=False
     )
-    confirmations: int = _whole(
-        1, 1, 10_000, "Blocks until a transaction is confirmed; 1 is included in the head block."
+    confirmations: Annotated[Depth, _depth(1, 10_000)] = Field(
+        default=1,
+        description="Blocks until a transaction is confirmed; 1 is included in the head block."
+        ' Or "safe" or "finalized".',
     )
-    final_depth: int = _whole(64, 1, 1_000_000, "Blocks until a block counts as final here.")
+    large_confirmations: Annotated[Depth, _depth(1, 1_000_000)] = Field(
+        default="finalized", description="The same for payments from payments.large_amount on: deeper."
+    )
+    final_depth: Annotated[Depth, _depth(1, 1_000_000)] = Field(
+        default=64, description='Blocks until a block counts as final here. Or "safe" or "finalized".'
+    )
     multicall3: AddressText = _text("0xcA11bde05977b3631167028862bE2a173976CA11", "Multicall3's address.")
     poll_interval_ms: int = _whole(250, 10, 60_000, "Between two looks for a new block.")
     tx_gas_max: int = _whole(16_777_216, 100_000, 1_000_000_000, "Gas of one transaction at most (EIP-7825).")
@@ -234,10 +277,10 @@ class Chain(Section):
     lag_blocks_max: int = _whole(5, 1, 10_000, "An endpoint further behind the best is used last.")
     audit_interval_s: int = _whole(600, 1, 86_400, "The workers compare database and chain this often.")
 
-    @field_validator("final_depth")
+    @field_validator("large_confirmations", "final_depth")
     @classmethod
-    def _final_after_confirmed(cls, value: int, info: ValidationInfo) -> int:
-        if value < info.data.get("confirmations", 0):
+    def _not_before_confirmed(cls, value: Depth, info: ValidationInfo) -> Depth:
+        if _is_deeper(info.data.get("confirmations", 0), value):
             raise ValueError(f"at least network.confirmations ({info.data['confirmations']})")
         return value
 
@@ -312,6 +355,15 @@ class Payments(Section):
     token_sync_max_age_s: int = _whole(
         60, 20, 86_400, "A token not read from the chain for so long is not sold (503); workers read it every 10 s."
     )
+    large_amount: Units = Field(
+        default=Decimal(0),
+        description="Payments of so many whole units of the asset or more wait for"
+        " network.large_confirmations; 0: none.",
+    )
+    agree_amount: Units = Field(
+        default=Decimal(0),
+        description="Payments of so much or more are credited once two of network.rpc_urls agree on them; 0: none.",
+    )
     drain_rate_floor_per_s: int = _whole(20, 1, 1_000_000, "Payments settled a second, at the least to be expected.")
 
     @field_validator("seconds_left_min")
@@ -321,12 +373,24 @@ class Payments(Section):
             raise ValueError(f"less than payments.max_timeout_seconds ({info.data['max_timeout_seconds']})")
         return value
 
+    def large_atomic(self, decimals: int) -> AtomicAmount | None:
+        """`large_amount` in the asset's smallest units; None where no payment is large."""
+        return _atomic(self.large_amount, decimals)
+
+    def agree_atomic(self, decimals: int) -> AtomicAmount | None:
+        """`agree_amount` in the asset's smallest units; None where no payment needs it."""
+        return _atomic(self.agree_amount, decimals)
+
     @property
     def pay_to_bytes(self) -> Address:
         """Where buyers pay to, 20 bytes. Raises OperatorError if it is not set (a tool may do without)."""
         if not self.pay_to:
             raise OperatorError("payments.pay_to is not set: put the seller's address there")
         return parse_address(self.pay_to)
+
+
+def _atomic(units: Decimal, decimals: int) -> AtomicAmount | None:
+    return AtomicAmount(math.ceil(units * 10**decimals)) if units else None
 
 
 class Settle(Section):
@@ -493,6 +557,7 @@ SECTIONS: dict[str, type[Section]] = {
 SETTINGS: dict[str, FieldInfo] = {"data_dir": Config.model_fields["data_dir"]} | {
     f"{section}.{key}": info for section, model in SECTIONS.items() for key, info in model.model_fields.items()
 }
+DEPTHS = frozenset(setting for setting, info in SETTINGS.items() if info.annotation == Depth)
 LISTS = frozenset(setting for setting, info in SETTINGS.items() if info.annotation == tuple[str, ...])
 VARIABLES = {PREFIX + setting.upper().replace(".", "__"): setting for setting in SETTINGS}
 KEYS = {VARIABLES[variable]: variable for variable in SECRET_VARIABLES}

@@ -9,6 +9,7 @@ from payfirst.ops.performance import judge
 from payfirst.store.diagnosis import Debts, HeadFacts, Held, Server
 from payfirst.store.performance import Performance
 from payfirst.store.processes import Listed
+from payfirst.units import Depth
 
 VERSION_MIN = 150_000
 CONNECTIONS_LEFT_MIN = 20
@@ -138,11 +139,12 @@ def judge_processes(known: Sequence[Listed], settings: Mapping[str, object]) -> 
     return found
 
 
-def judge_head(head: HeadFacts | None, *, age_s_max: float, confirmations: int) -> list[Finding]:
+def judge_head(head: HeadFacts | None, *, age_s_max: float, confirmations: Depth) -> list[Finding]:
     """What the workers last saw of the chain, and how far they have read it."""
     if head is None:
         return [fault("chain seen", "no worker has ever seen the chain", "start payfirst work, and look at its log")]
-    behind = head.height - confirmations + 1 - head.cursor
+    deep = head.height - confirmations + 1 if isinstance(confirmations, int) else head.confirmable
+    behind = (head.cursor if deep is None else deep) - head.cursor
     said = f"block {head.height} seen {head.age_s:.0f} s ago, read up to {head.cursor}, final up to {head.final}"
     if head.age_s > age_s_max:
         return [

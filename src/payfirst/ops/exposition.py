@@ -142,6 +142,7 @@ def _chain(families: _Families, reading: Reading) -> None:
         labels = {"network": row["network"]}
         for name, meaning, value in (
             ("head_height", "The newest block that a worker has seen.", row["head_height"]),
+            ("confirmable_height", "The newest block at network.confirmations.", row["confirmable_height"]),
             ("cursor_height", "The block up to which everything is applied.", row["cursor_height"]),
             ("final_height", "The block up to which everything is final.", row["final_height"]),
             ("head_age_seconds", "Since a worker last looked at the chain.", row["seen_s"]),

@@ -164,9 +164,16 @@ RPC_SECONDS = Histogram(
 RPC_ERRORS = Counter(
     "payfirst_rpc_errors_total", "What went wrong with an RPC endpoint.", ("endpoint", "rpc_host", "kind")
 )
+RPC_DISAGREEMENTS = Counter(
+    "payfirst_rpc_disagreements_total",
+    "Questions on which RPC endpoints did not agree, by what was asked: nothing changed because of one of them.",
+    ("subject",),
+    known=[("payment",), ("expired",), ("lost",), ("used",), ("nonce",), ("fault",)],
+)
 WORKER = (
     STAGE, PAYMENTS_COMPLETED, PAYMENTS_FAILED, UNITS_MINTED, BATCH, TRANSACTIONS_MINED, GAS_USED, GAS_PAID_WEI,
     REPLACEMENTS, REBROADCASTS, REORGS, REORGED, BLOCKS, RPC_SECONDS, RPC_ERRORS,
+    RPC_DISAGREEMENTS,
 )  # fmt: skip
 
 # ---- both ------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from enum import StrEnum
 from payfirst.lifecycle import Finality, MintStatus, PaymentStatus, TransactionState
 from payfirst.store.signers import EMPTY, Purpose
 from payfirst.store.story import Carrier, ChainRow, Payment, SignerRow, Story, Surroundings, Unit
-from payfirst.units import AtomicAmount, format_units
+from payfirst.units import AtomicAmount, Depth, format_units
 
 # As admission and the settler have it: an older sight of the chain is none, and what ends sooner is not sent.
 HEAD_SEEN_S_MAX = 30
@@ -48,8 +48,8 @@ class Limits:
 
     max_fee_wei: int
     priority_fee_wei: int
-    confirmations: int
-    final_depth: int
+    confirmations: Depth
+    final_depth: Depth
     replace_after_s: int
     settle_unresolved_max: int
     mint_unresolved_max: int
@@ -178,6 +178,14 @@ def _carried(
     carrier: Carrier, around: Surroundings, chain: ChainRow, limits: Limits, *, valid_before: int | None
 ) -> Verdict:
     """Why a transaction is not confirmed: what is in its way comes first, then what is wrong with its own bytes."""
+    if carrier.waiting_block is not None:
+        return Verdict(
+            Standing.WAITING,
+            f"its transaction was seen in block {carrier.waiting_block}, and by its amount it waits for more depth"
+            " (network.large_confirmations) or for a second endpoint to agree (payments.agree_amount)",
+            "It is confirmed by itself; if it takes longer, look for rpc_disagreement and evidence_waits in the"
+            " workers' log",
+        )
     signer = next((s for s in around.signers if s.address == carrier.signer), None)
     nonce, newest = carrier.account_nonce, carrier.newest
     if signer is not None and signer.paused_reason is not None:
@@ -188,7 +196,7 @@ def _carried(
             f"its transaction (nonce {nonce}) is out, and no worker holds its signer {carrier.signer}",
             "Start a worker that has this key; until then payfirst payments reset-stuck sends the stored bytes again",
         )
-    behind = chain.head_height - chain.cursor_height - limits.confirmations + 1
+    behind = _blocks_to_read(chain, limits.confirmations)
     if behind >= BEHIND_BLOCKS_MIN:
         return Verdict(
             Standing.WAITING,
@@ -219,6 +227,16 @@ def _carried(
     return _waits_for_a_block(carrier, around, chain, limits)
 
 
+def _blocks_to_read(chain: ChainRow, confirmations: Depth) -> int:
+    if isinstance(confirmations, int):
+        return chain.head_height - confirmations + 1 - chain.cursor_height
+    return (chain.confirmable_height or chain.cursor_height) - chain.cursor_height
+
+
+def _confirmed_means(confirmations: Depth) -> str:
+    return f"{confirmations} blocks" if isinstance(confirmations, int) else f"in a {confirmations} block"
+
+
 def _waits_for_a_block(carrier: Carrier, around: Surroundings, chain: ChainRow, limits: Limits) -> Verdict:
     nonce, newest = carrier.account_nonce, carrier.newest
     bid, base = int(newest.max_fee_wei), int(chain.base_fee_wei or 0)
@@ -243,7 +261,7 @@ def _waits_for_a_block(carrier: Carrier, around: Surroundings, chain: ChainRow, 
         return Verdict(
             Standing.MOVING,
             f"sent {span(age_s)} ago with nonce {nonce}, the next of its signer, at {gwei(bid)} gwei",
-            f"A block takes it; confirmed means {limits.confirmations} blocks",
+            f"A block takes it; confirmed means {_confirmed_means(limits.confirmations)}",
         )
     return Verdict(
         _late(carrier, around),
@@ -338,8 +356,11 @@ def _ended(story: Story, around: Surroundings, limits: Limits) -> Verdict:
     if payment.finality is Finality.FINAL or payment.archived_at is not None:
         return Verdict(Standing.DONE, f"{what}, final", "Nothing more happens")
     chain = around.chain
-    blocks = 0 if chain is None else (payment.settled_block or 0) + limits.final_depth - chain.cursor_height
-    soon = f"in about {blocks} blocks" if blocks > 0 else "at the next look"
+    if isinstance(limits.final_depth, int):
+        blocks = 0 if chain is None else (payment.settled_block or 0) + limits.final_depth - chain.cursor_height
+        soon = f"in about {blocks} blocks" if blocks > 0 else "at the next look"
+    else:
+        soon = f"once nodes call its block {limits.final_depth}"
     return Verdict(Standing.DONE, what, f"It becomes final {soon}; until then a reorg is watched for")
 
 

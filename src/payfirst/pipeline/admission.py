@@ -22,7 +22,7 @@ from payfirst.store.database import Pool, session
 from payfirst.store.payments import NewPayment
 from payfirst.store.short_payers import ShortPayer
 from payfirst.store.tokens import Token
-from payfirst.units import Address, AtomicAmount, UnixTime
+from payfirst.units import Address, AtomicAmount, Depth, UnixTime
 
 REFRESH_S = 0.25
 # The queue is counted less often the longer that takes, so that counting costs the database a tenth of a core at most.
@@ -94,7 +94,7 @@ class Limits:
     heartbeat_age_s_max: float
     confirm_lag_s_max: float
     token_sync_age_s_max: float
-    confirmations: int
+    confirmations: Depth
     queue_depth_max: int
     token_unsettled_max: int
     payer_unsettled_max: int
@@ -131,9 +131,13 @@ def token_on_offer(snapshot: Snapshot, token: Address) -> Token:
     return found
 
 
-def confirm_lag_s(workers: Workers, *, confirmations: int) -> float:
+def confirm_lag_s(workers: Workers, *, confirmations: Depth) -> float:
     """By how much chain time confirming is behind what is deep enough; the newest such block is not late yet."""
-    late = workers.head_height - (confirmations - 1) - workers.cursor_height - 1
+    if isinstance(confirmations, int):
+        newest = workers.head_height - (confirmations - 1)
+    else:
+        newest = workers.cursor_height if workers.confirmable_height is None else workers.confirmable_height
+    late = newest - workers.cursor_height - 1
     if late <= 0:
         return 0.0
     return (workers.head_time - workers.cursor_time) * late / (workers.head_height - workers.cursor_height)

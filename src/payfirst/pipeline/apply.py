@@ -8,7 +8,7 @@ from payfirst.chain.blocks import Head
 from payfirst.pipeline import credit, minted
 from payfirst.pipeline.confirm_plan import BlockPlan
 from payfirst.pipeline.terms import Terms
-from payfirst.store import crediting, mints, transactions
+from payfirst.store import crediting, mints, transactions, waiting
 from payfirst.store.database import Connection
 from payfirst.store.mints import Minted
 from payfirst.store.transactions import UnresolvedHash
@@ -31,6 +31,8 @@ async def write(
         await crediting.mark_back(connection, [credit.completion(c, block) for c in plan.back])
     if plan.used_before:
         await credit.refuse_used_before(connection, plan.used_before)
+    if plan.waiting:
+        await waiting.note(connection, terms.network, plan.waiting, block=block.number, block_hash=block.hash)
     if plan.transactions:
         await transactions.confirm(connection, plan.transactions, plan.outcomes)
     if plan.returned_payments:

@@ -11,6 +11,7 @@ import datetime as dt
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+from payfirst.chain import depth
 from payfirst.chain.rpc import RpcClient
 from payfirst.errors import LeaseLost, RetriedError
 from payfirst.ops.log import get_logger
@@ -148,7 +149,9 @@ class Auditor:
             )
         if start > end:
             return None
-        final = BlockNumber(head.number - self._terms.final_depth)
+        final_depth = self._terms.final_depth
+        below = 1 if isinstance(final_depth, int) else 0
+        final = BlockNumber(await depth.newest(self._rpc, final_depth, head=head) - below)
         return Period(BlockNumber(start), BlockNumber(end), final)
 
     def _say(self, findings: Sequence[Finding]) -> None:

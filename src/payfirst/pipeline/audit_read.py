@@ -15,7 +15,7 @@ from payfirst.chain.rpc import RpcClient, RpcUnavailable
 from payfirst.pipeline.audit_plan import Delivered, Period, PeriodView, SeenMint, SeenTransfer
 from payfirst.pipeline.confirm_plan import PaymentKey
 from payfirst.pipeline.terms import Terms
-from payfirst.store import adoption, auditing, crediting, owed, tokens, transactions
+from payfirst.store import adoption, auditing, crediting, owed, tokens, transactions, waiting
 from payfirst.store.auditing import UnitRow
 from payfirst.store.database import Pool, session
 from payfirst.store.tokens import Token
@@ -37,6 +37,9 @@ async def read(pool: Pool, rpc: RpcClient, terms: Terms, period: Period, *, thor
     moved = await _transfers(rpc, terms, pay_tos, first=first, last=last)
     transfers = await _unnamed(pool, rpc, terms, moved)
     minted = await _minted(rpc, offered, first=first, last=last)
+    async with session(pool, "leave out what waits to be believed") as connection:
+        waits = await waiting.among(connection, terms.network, list({t.transfer.tx_hash for t in transfers}))
+    transfers = [t for t in transfers if t.transfer.tx_hash not in waits]
     keys = [(t.transfer.payer, t.transfer.nonce) for t in transfers]
     hashes = list({t.transfer.tx_hash for t in transfers})
     ids = [m.mint_id for m in minted]

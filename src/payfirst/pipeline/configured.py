@@ -6,6 +6,7 @@ import asyncio
 
 from payfirst.chain import contracts
 from payfirst.chain.rpc import RpcClient, RpcRefused, RpcUnavailable
+from payfirst.chain.rpc_errors import Blame, blame
 from payfirst.errors import OperatorError, RetriedError
 from payfirst.ops.log import get_logger
 from payfirst.pipeline.terms import Terms
@@ -26,6 +27,7 @@ async def demand_configured_chain(rpc: RpcClient, terms: Terms) -> None:
         try:
             await _demand_chain(rpc, terms)
             await _demand_domain(rpc, terms)
+            await _demand_tags(rpc, terms)
             return
         except RetriedError as error:
             if not warned:
@@ -45,6 +47,20 @@ async def _demand_chain(rpc: RpcClient, terms: Terms) -> None:
     raise OperatorError(
         f"the RPC endpoint serves chain {serves}, network.name says {terms.chain_id}: correct network.rpc_urls"
     )
+
+
+async def _demand_tags(rpc: RpcClient, terms: Terms) -> None:
+    """Nodes of chains without a consensus layer do not know `safe` and `finalized`."""
+    for tag in {depth for depth in terms.depths if not isinstance(depth, int)}:
+        try:
+            await rpc.head(tag)
+        except RpcRefused as refused:
+            if blame(refused) is not Blame.CALL:
+                raise
+            raise OperatorError(
+                f"the RPC endpoint knows no {tag} block ({refused}): write a number of blocks instead of"
+                f' "{tag}" in [network]'
+            ) from refused
 
 
 async def _demand_domain(rpc: RpcClient, terms: Terms) -> None:

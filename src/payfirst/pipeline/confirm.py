@@ -17,9 +17,10 @@ from payfirst.ops.log import FlowLog, get_logger
 from payfirst.pipeline import apply, credit, minted, scan
 from payfirst.pipeline.confirm_plan import BlockPlan, plan_block
 from payfirst.pipeline.head import HeadWatch, read_block
+from payfirst.pipeline.late import LateConfirmer
 from payfirst.pipeline.settle_plan import NONCE_USED
 from payfirst.pipeline.terms import Terms
-from payfirst.store import crediting, heads, mints, tokens, transactions
+from payfirst.store import crediting, heads, mints, tokens, transactions, waiting
 from payfirst.store.database import Pool, session, transaction
 from payfirst.store.heads import ReadBlock
 from payfirst.store.mints import Minted
@@ -66,6 +67,10 @@ class Confirmer:
         self._on_changed = on_changed
         self._pay_tos: set[Address] = {terms.pay_to}
         self._tokens_synced_at = float("-inf")
+        self._caution = terms.caution(two_endpoints=rpc.can_agree)
+        self._late = LateConfirmer(
+            pool, rpc, terms=terms, head=head, pay_tos=self._pay_tos, on_applied=self._applied_late
+        )
 
     async def run(self) -> None:
         """Follow the head until cancelled."""
@@ -75,8 +80,10 @@ class Confirmer:
             )
         while True:
             try:
-                while await self.step():
-                    pass
+                has_more = True
+                while has_more:
+                    has_more = await self.step()
+                    await self._late.step()
                 await self._head.wait_for_change()
             except LeaseLost as error:
                 # Another worker has read this block first: that is how several of them share the work.
@@ -90,8 +97,7 @@ class Confirmer:
         """Read a few blocks; returns whether there may be more. Raises RetriedError, with nothing changed."""
         async with session(self._pool, "read the chain cursor") as connection:
             cursor = (await heads.cursor(connection, self._terms.network)).block
-        head = self._head.head
-        target = head.number - self._terms.confirmations + 1
+        head, target = self._head.tip(self._terms.confirmations), self._head.newest(self._terms.confirmations)
         if target <= cursor.height:
             if head.number == cursor.height and head.hash != cursor.hash:
                 await self._undo_reorg(cursor)
@@ -110,7 +116,7 @@ class Confirmer:
     async def _read(self, cursor: ReadBlock, blocks: Sequence[Block], *, newest: BlockNumber) -> None:
         async with session(self._pool, "read unresolved transactions") as connection:
             unresolved = await transactions.unresolved_hashes(connection, self._terms.network)
-        waiting = {u.transaction_id: u.item_count for u in unresolved.values() if u.purpose == "settle"}
+        waiting = {u.transaction_id: u.item_count for u in unresolved.values() if u.purpose == "settle" and not u.waits}
         if waiting:
             self._flow_log.confirmations_checked(count=sum(waiting.values()))
         found = await scan.find(self._rpc, blocks, asset=self._terms.asset, pay_tos=self._pay_tos, ours=unresolved)
@@ -131,7 +137,7 @@ class Confirmer:
                 unresolved=unresolved,
                 state=scan.state_at(block.head, head=self._head.head),
             )
-        plan = plan_block(evidence)
+        plan = plan_block(evidence, self._caution)
         facts = await self._token_facts(block, just_minted={u.token for u in evidence.minted}, is_newest=is_newest)
         after = read_block(block.head)
         async with self._said_when_it_fails(plan, block), transaction(self._pool, "apply a block") as connection:
@@ -140,12 +146,15 @@ class Confirmer:
             created, units = await apply.write(connection, plan, block.head, unresolved, terms=self._terms)
             for token in facts:
                 await tokens.sync(connection, self._terms.network, token, height=after.height)
-            if plan.credits or unresolved:  # a block without credits slows the average while there is work
-                rate = len(plan.credits) / max(1.0, after.time - cursor.time)
+            settled = len(plan.credits) + sum(map(len, plan.waiting.values()))
+            # A block without credits slows the average while there is work.
+            if settled or any(not known.waits for known in unresolved.values()):
+                rate = settled / max(1.0, after.time - cursor.time)
                 await heads.note_drain(connection, self._terms.network, settled_per_s=rate, weight=DRAIN_WEIGHT)
         self._on_changed({*plan.payment_ids, *(unit.payment_id for unit in units)})
         seconds = time.monotonic() - started
-        _count(plan, units, seconds=seconds)
+        metrics.BLOCKS.observe(seconds)
+        _count(plan, units)
         self._report(plan, created, block, seconds=seconds)
         return after
 
@@ -201,11 +210,23 @@ class Confirmer:
             )
         for sentence in plan.strange:
             log.warning("strange_transfer", message=sentence, height=block.head.number)
-        if plan.transactions:
+        if plan.waiting:
+            log.info(
+                "payments_wait",
+                message=f"⏳ {sum(map(len, plan.waiting.values()))} payments seen in block {block.head.number} wait for"
+                " more depth, or for a second endpoint to agree",
+                height=block.head.number,
+            )
+        if plan.transactions or plan.waiting:
             log.debug("block_applied", message="Block applied", height=block.head.number, seconds=round(seconds, 3))
             self._on_capacity()
         if created or plan.returned_mints:
             self._on_mints()
+
+    def _applied_late(self, plan: BlockPlan, created: list[credit.Created], block: scan.FoundBlock) -> None:
+        self._on_changed(plan.payment_ids)
+        _count(plan, [])
+        self._report(plan, created, block, seconds=0.0)
 
     async def _undo_reorg(self, cursor: ReadBlock) -> None:
         """Go back to the last block that is still canonical; what was settled or minted above it is open again."""
@@ -229,6 +250,7 @@ class Confirmer:
         async with transaction(self._pool, "undo a reorg") as connection:
             await heads.move(connection, self._terms.network, before=cursor, after=fork)
             await heads.forget_above(connection, self._terms.network, fork.height)
+            await waiting.forget_above(connection, self._terms.network, fork.height)
             reopened = await transactions.reopen_above(connection, self._terms.network, fork.height)
             taken = await crediting.reorg_above(connection, self._terms.network, fork.height)
             unminted = await mints.reorg_above(connection, self._terms.network, fork.height)
@@ -250,9 +272,8 @@ class Confirmer:
         )
 
 
-def _count(plan: BlockPlan, units: Sequence[Minted], *, seconds: float) -> None:
+def _count(plan: BlockPlan, units: Sequence[Minted]) -> None:
     """For the metrics, after the commit."""
-    metrics.BLOCKS.observe(seconds)
     credit.count(plan.credits)
     if plan.used_before:
         metrics.PAYMENTS_FAILED.add(NONCE_USED, by=len(plan.used_before))

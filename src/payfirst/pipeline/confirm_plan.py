@@ -11,7 +11,7 @@ from payfirst.chain.evidence import MintedUnit, PaidTransfer
 from payfirst.lifecycle import Finality, PaymentStatus
 from payfirst.store.crediting import CreditCandidate
 from payfirst.store.transactions import ItemOutcome, MinedTransaction, MintItem, PaymentItem, UnresolvedHash
-from payfirst.units import Address, AuthorizationNonce, BlockNumber, MintId, TxHash
+from payfirst.units import Address, AtomicAmount, AuthorizationNonce, BlockNumber, MintId, TxHash
 
 PaymentKey = tuple[Address, AuthorizationNonce]
 
@@ -46,6 +46,27 @@ class BlockEvidence:
 
 
 @dataclass(frozen=True, slots=True)
+class Caution:
+    """Which evidence is not believed as soon as it is read: amounts from which payments wait, None for none."""
+
+    large_amount: AtomicAmount | None = None  # for more depth
+    agree_amount: AtomicAmount | None = None  # for a second endpoint
+    two_endpoints: bool = False  # there is a second: what ends a payment waits for it too
+
+    def kind(self, amount: AtomicAmount) -> tuple[bool, bool]:
+        """Whether a payment waits for more depth, and whether for a second endpoint."""
+        large, agree = self.large_amount, self.agree_amount
+        return large is not None and amount >= large, agree is not None and amount >= agree
+
+    def waits(self, amount: AtomicAmount) -> bool:
+        """Whether a payment waits for anything."""
+        return any(self.kind(amount))
+
+
+NO_CAUTION = Caution()
+
+
+@dataclass(frozen=True, slots=True)
 class Credit:
     """A payment and the transfer that paid it."""
 
@@ -56,7 +77,10 @@ class Credit:
 
 @dataclass(slots=True)
 class BlockPlan:
-    """What is to change, all in one commit. `strange` are transfers that no rule explains, for the log."""
+    """What is to change, all in one commit. `strange` are transfers that no rule explains, for the log.
+
+    `waiting` are transactions whose evidence is believed later, each whole, with the payments that it concerns.
+    """
 
     credits: list[Credit] = field(default_factory=list)
     back: list[Credit] = field(default_factory=list)
@@ -67,6 +91,7 @@ class BlockPlan:
     transactions: list[MinedTransaction] = field(default_factory=list)
     outcomes: list[ItemOutcome] = field(default_factory=list)
     strange: list[str] = field(default_factory=list)
+    waiting: dict[TxHash, list[uuid.UUID]] = field(default_factory=dict)
 
     @property
     def payment_ids(self) -> set[uuid.UUID]:
@@ -74,22 +99,42 @@ class BlockPlan:
         return {*(c.payment.id for c in (*self.credits, *self.back)), *self.used_before, *self.returned_payments}
 
 
-def plan_block(evidence: BlockEvidence) -> BlockPlan:
-    """Decide by logs alone what a block did to our payments, mints and transactions."""
-    plan = BlockPlan()
+def plan_block(evidence: BlockEvidence, caution: Caution = NO_CAUTION) -> BlockPlan:
+    """Decide by logs alone what a block did to our payments, mints and transactions.
+
+    What `caution` does not believe yet waits by the transaction: all items of one change in one commit.
+    """
+    plan = BlockPlan(waiting={} if caution == NO_CAUTION else _waiting(evidence, caution))
     for transfer in evidence.paid:
-        _judge_transfer(plan, transfer, evidence)
+        if transfer.tx_hash not in plan.waiting:
+            _judge_transfer(plan, transfer, evidence)
     for unit in evidence.minted:
         plan.minted.append((unit.mint_id, unit.tx_hash))
     in_logs = {(unit.mint_id, unit.tx_hash) for unit in evidence.minted}
     paid_by = {(t.payer, t.nonce): t.tx_hash for t in evidence.paid}
     for mined in evidence.mined:
+        if mined.receipt.tx_hash in plan.waiting:
+            continue
         plan.transactions.append(_mined(mined, evidence.head.number))
         for item in mined.payments:
             _judge_payment_item(plan, item, mined, paid_by)
         for unit_item in mined.mints:
             _judge_mint_item(plan, unit_item, mined, in_logs, evidence.minted_before)
     return plan
+
+
+def _waiting(evidence: BlockEvidence, caution: Caution) -> dict[TxHash, list[uuid.UUID]]:
+    """The transactions that change a payment by evidence which is to wait, with every payment they change."""
+    changed: dict[TxHash, list[uuid.UUID]] = {}
+    doubted: set[TxHash] = set()
+    for transfer in evidence.paid:
+        trial = BlockPlan()
+        _judge_transfer(trial, transfer, evidence)
+        changed.setdefault(transfer.tx_hash, []).extend(trial.payment_ids)
+        is_large = any(caution.waits(credit.payment.amount) for credit in (*trial.credits, *trial.back))
+        if is_large or (trial.used_before and caution.two_endpoints):
+            doubted.add(transfer.tx_hash)
+    return {tx_hash: ids for tx_hash, ids in changed.items() if tx_hash in doubted}
 
 
 def _judge_transfer(plan: BlockPlan, transfer: PaidTransfer, evidence: BlockEvidence) -> None:

@@ -1,8 +1,8 @@
 """Account nonces that a transaction which payfirst did not send has used: whoever has the key can do that.
 
 Proved by three things together: a final block at which the chain's nonce is past ours, a scan that has read every
-block up to it without meeting any of our hashes, and no endpoint with a receipt for one. Then, and only then, what
-the displaced transaction carried had no effect through it and goes back to its queue.
+block up to it without meeting any of our hashes, and no endpoint with a receipt for one (two have to say so). Then,
+and only then, what the displaced transaction carried had no effect through it and goes back to its queue.
 """
 
 from __future__ import annotations
@@ -68,9 +68,22 @@ class DisplacedWatch:
             height, seen_hash = self._seen[one.id]
             if read_as[height] not in (None, seen_hash):
                 del self._seen[one.id]  # a reorg took that block: looked at again
-            elif height <= final_height and not any(await self._rpc.receipts(one.hashes)):
+            elif height <= final_height and await self._is_gone(one):
                 final.append(one)
         return final
+
+    async def _is_gone(self, one: UsedUp) -> bool:
+        """Whether its nonce is used and no endpoint has it; two have to agree, because its items are sent anew."""
+
+        async def ask(rpc: RpcClient) -> tuple[bool, bool]:
+            is_past = await rpc.account_nonce(one.signer) > one.nonce
+            return is_past, any(await rpc.receipts(one.hashes))
+
+        if any(await self._rpc.receipts(one.hashes)):
+            return False
+        about = f"whether another transaction used account nonce {one.nonce} of {hex_text(one.signer)}"
+        is_past, is_mined = await self._rpc.agreed(ask, subject="nonce", about=about)
+        return is_past and not is_mined
 
     async def _displace(self, final: Sequence[UsedUp]) -> None:
         hashes = [h for one in final for h in one.hashes]

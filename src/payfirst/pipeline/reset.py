@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from payfirst.chain import contracts
+from payfirst.chain import contracts, depth
 from payfirst.chain.blocks import Head
 from payfirst.chain.rpc import RpcClient, RpcRefused, RpcUnavailable
 from payfirst.lifecycle import MintStatus, PaymentStatus, TransactionState
@@ -24,6 +24,7 @@ from payfirst.units import (
     AccountNonce,
     Address,
     AuthorizationNonce,
+    Depth,
     TxHash,
     hex_text,
     parse_address,
@@ -40,7 +41,7 @@ class Chain:
     network: str
     asset: Address
     multicall3: Address
-    confirmations: int
+    confirmations: Depth
 
 
 @dataclass(slots=True)
@@ -74,6 +75,7 @@ async def reset(
     known_ids = {s.payment.id for s in stories}
     resets = [Reset(i, found=["there is no such payment"]) for i in ids if i not in known_ids]
     head = await rpc.head()
+    confirmations = await depth.in_blocks(rpc, chain.confirmations, head=head)
     next_nonces = {parse_address(s): await rpc.account_nonce(parse_address(s)) for s in signers}
     wanted = _wanted(stories, unresolved, next_nonces)
     views = await _look(rpc, [unresolved[i] for i in sorted(wanted)], head, next_nonces)
@@ -88,7 +90,7 @@ async def reset(
                 view,
                 stored_nonces=[u.nonce for u in unresolved if u.signer == sent.signer],
                 cursor=cursor,
-                confirmations=chain.confirmations,
+                confirmations=confirmations,
             ),
         )
         for sent, view in views

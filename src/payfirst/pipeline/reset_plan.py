@@ -55,7 +55,7 @@ def plan_reset(
 ) -> ResetStep:
     """Decide for one transaction; `stored_nonces` are those that its signer has unresolved here."""
     if view.mined is not None:
-        return _mined(view.mined, view.head, cursor=cursor, confirmations=confirmations)
+        return _mined(view.mined, view.head, waits=sent.waits, cursor=cursor, confirmations=confirmations)
     nonce, following = sent.nonce, view.account_nonce
     if following > nonce:
         # A receipt that is missing proves nothing: an endpoint may lag behind another one.
@@ -83,13 +83,15 @@ def plan_reset(
     )
 
 
-def _mined(mined: Mined, head: BlockNumber, *, cursor: BlockNumber, confirmations: int) -> ResetStep:
+def _mined(mined: Mined, head: BlockNumber, *, waits: bool, cursor: BlockNumber, confirmations: int) -> ResetStep:
     where = f"mined in block {mined.block} under {hex_text(mined.hash)}"
     missing = mined.block + confirmations - 1 - head
     if missing > 0:
         return ResetStep(f"{where}: {missing} more blocks until it counts as confirmed")
     if cursor < mined.block:
         return ResetStep(f"{where}: the workers have read the chain up to {cursor} and come by there")
+    if waits:
+        return ResetStep(f"{where}: by its amount it waits for more depth, or for a second endpoint to agree")
     return ResetStep(
         f"{where}, which the workers have read",
         advice="Look again in a few seconds; if it stays so, compare the database with the chain",

@@ -32,7 +32,7 @@ from payfirst.pipeline.settle_plan import (
 from payfirst.pipeline.terms import Terms
 from payfirst.store import settling, short_payers, tokens, transactions
 from payfirst.store.database import Connection, Pool, session, transaction
-from payfirst.store.settling import Claim, ClaimedPayment, Postponed
+from payfirst.store.settling import Claim, ClaimedPayment, Failed, Postponed
 from payfirst.store.wake import OnChanged
 from payfirst.units import Address, BlockHash, TxHash, UnixTime
 
@@ -69,6 +69,7 @@ class Settler:
         self._flow_log = flow_log
         self._recrediter = recrediter
         self._on_changed = on_changed
+        self._caution = terms.caution(two_endpoints=rpc.can_agree)
         self._last_batch_full = False
         self.rounds = Rounds("settle", self.step, outbox=outbox)
 
@@ -115,6 +116,8 @@ class Settler:
             log.error("asset_paused", message="The asset is paused: nothing can be settled until it is not")
         await self._note_balances(plan, preflight)
         await self._look_up_used(plan, preflight)
+        # Where two endpoints have to agree on a fault, nobody else waits for that.
+        faults, plan.failed = (plan.failed, []) if self._rpc.can_agree else ([], plan.failed)
         sendable = await self._reserve(claim, plan)
         await self._write_back(claim, plan)
         batches = self._batches(sendable)
@@ -126,27 +129,33 @@ class Settler:
         if leftover:
             async with session(self._pool, "give payments back") as connection:
                 await settling.postpone(connection, leftover, claim=claim)
+        if faults:
+            await self._write_back(claim, await self._agreed_faults(claimed, faults))
 
     async def _preflight(self, claimed: Sequence[ClaimedPayment]) -> Preflight:
         """One call that tries every transfer in order at one pinned block; no state changes.
 
         The seller may have changed payTo while payments wait: then it is one call for each payTo.
         """
-        at = self._head.head.hash
+        return await self._preflight_of(self._rpc, claimed, at=self._head.head.hash)
+
+    async def _preflight_of(self, rpc: RpcClient, claimed: Sequence[ClaimedPayment], *, at: BlockHash) -> Preflight:
         items: dict[uuid.UUID, PreflightItem] = {}
         preflight: Preflight | None = None
         for pay_to in {p.pay_to: None for p in claimed}:
             group = [p for p in claimed if p.pay_to == pay_to]
-            preflight = await self._try(group, pay_to, at=at)
+            preflight = await self._try(rpc, group, pay_to, at=at)
             items.update(zip((p.id for p in group), preflight.items, strict=True))
         assert preflight is not None  # noqa: S101 - nothing claimed never gets here
         return replace(preflight, items=tuple(items[p.id] for p in claimed))
 
-    async def _try(self, group: Sequence[ClaimedPayment], pay_to: Address, *, at: BlockHash) -> Preflight:
+    async def _try(
+        self, rpc: RpcClient, group: Sequence[ClaimedPayment], pay_to: Address, *, at: BlockHash
+    ) -> Preflight:
         """One pre-flight call; where a payer with code burns all of it, halves, so that the others go on."""
         data = contracts.encode_preflight(self._terms.asset, pay_to, [_preflight_request(p) for p in group])
         try:
-            return contracts.decode_preflight(await self._rpc.eth_call(to=None, data=data, at=at))
+            return contracts.decode_preflight(await rpc.eth_call(to=None, data=data, at=at))
         except RpcRefused as refused:
             if not refused.is_execution:
                 raise
@@ -157,8 +166,8 @@ class Settler:
                 head = self._head.head
                 return Preflight(block_number=head.number, block_time=head.time, items=(burnt,))
             half = len(group) // 2
-            first = await self._try(group[:half], pay_to, at=at)
-            second = await self._try(group[half:], pay_to, at=at)
+            first = await self._try(rpc, group[:half], pay_to, at=at)
+            second = await self._try(rpc, group[half:], pay_to, at=at)
             return replace(first, items=first.items + second.items)
 
     async def _note_balances(self, plan: SettlementPlan, preflight: Preflight) -> None:
@@ -188,9 +197,34 @@ class Settler:
                 plan.postponed.append(Postponed(payment.id, LOOK_UP_AGAIN_S, reason=f"looked up again: {error}"))
                 continue
             if found:
-                plan.postponed.append(Postponed(payment.id, NEXT_BLOCK_S, reason="its use on chain is being confirmed"))
+                delay_s = LOOK_UP_AGAIN_S if self._caution.waits(payment.amount) else NEXT_BLOCK_S
+                plan.postponed.append(Postponed(payment.id, delay_s, reason="its use on chain is being confirmed"))
             else:
                 suspect_or_fail(plan, payment, code=NONCE_USED, height=preflight.block_number)
+
+    async def _agreed_faults(self, claimed: Sequence[ClaimedPayment], faults: Sequence[Failed]) -> SettlementPlan:
+        """Nothing fails by the word of one endpoint: what a second one does not find faulty is tried again."""
+        faulty = {failed.id for failed in faults}
+        suspects = [payment for payment in claimed if payment.id in faulty]
+        at = self._head.head.hash
+        about = f"what is wrong with {len(suspects)} payments ({suspects[0].id}, …)"
+        reason = "two endpoints do not find the same fault"
+        try:
+            found = await self._rpc.agreed(
+                lambda rpc: self._preflight_of(rpc, suspects, at=at), subject="fault", about=about, same=_faults
+            )
+            faulty = {p.id for p, item in zip(suspects, found.items, strict=True) if item.used or not item.ok}
+        except RetriedError as error:
+            faulty, reason = set(), str(error)
+        # The suspicion of the others stays as it was: it needs no second block again.
+        return SettlementPlan(
+            failed=[failed for failed in faults if failed.id in faulty],
+            postponed=[
+                Postponed(p.id, LOOK_UP_AGAIN_S, code=p.suspected_code, height=p.suspected_height, reason=reason)
+                for p in suspects
+                if p.id not in faulty
+            ],
+        )
 
     async def _reserve(self, claim: Claim, plan: SettlementPlan) -> list[Sendable]:
         """Take supply for payments that passed; what does not fit joins the plan's other lists."""
@@ -232,7 +266,7 @@ class Settler:
 
     def _batches(self, sendable: Sequence[Sendable]) -> list[Batch]:
         batch_max = self._terms.settle_batch_max if self._terms.settle_mode == "batch" else 1
-        return compose_batches(sendable, batch_max=batch_max, tx_gas_max=self._terms.tx_gas_max)
+        return compose_batches(sendable, batch_max=batch_max, tx_gas_max=self._terms.tx_gas_max, caution=self._caution)
 
     async def _send(self, claim: Claim, batch: Batch, *, failed: int) -> None:
         calls = [
@@ -273,6 +307,11 @@ class Settler:
         for payment_id in ids:
             self._flow_log.payment_sent(payment_id=payment_id, account_nonce=sent.nonce, tx_hash=sent.hash)
         self._flow_log.batch_complete(succeeded=len(ids), failed=failed, tx_hash=sent.hash)
+
+
+def _faults(preflight: Preflight) -> object:
+    """What two endpoints have to find alike; what a transfer cost is no fault."""
+    return [(item.used, item.ok, item.revert_data) for item in preflight.items]
 
 
 def _preflight_request(payment: ClaimedPayment) -> PreflightRequest:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from payfirst.chain.contracts import Preflight, PreflightItem, RevertReason, revert_reason
 from payfirst.chain.fees import CALLDATA_BYTES_MAX, intrinsic_gas
+from payfirst.pipeline.confirm_plan import NO_CAUTION, Caution
 from payfirst.store.settling import ClaimedPayment, Failed, Postponed
 from payfirst.store.tokens import Supply
 from payfirst.units import Address, AtomicAmount, BlockNumber
@@ -180,9 +181,31 @@ def allot(sendable: Sequence[Sendable], supply: Mapping[Address, Supply]) -> Set
 
 
 def compose_batches(
-    sendable: Sequence[Sendable], *, batch_max: int, tx_gas_max: int, calldata_bytes_max: int = CALLDATA_BYTES_MAX
+    sendable: Sequence[Sendable],
+    *,
+    batch_max: int,
+    tx_gas_max: int,
+    calldata_bytes_max: int = CALLDATA_BYTES_MAX,
+    caution: Caution = NO_CAUTION,
 ) -> list[Batch]:
-    """Divide payments into transactions by count, gas and bytes, in order; payers with code go alone."""
+    """Divide payments into transactions by count, gas and bytes, oldest first; payers with code go alone.
+
+    Payments that are believed later share no transaction with others: all items of one leave `sent` in one commit.
+    """
+    kinds: dict[tuple[bool, bool], list[Sendable]] = {}
+    for candidate in sendable:
+        kinds.setdefault(caution.kind(candidate.payment.amount), []).append(candidate)
+    composed = [
+        _compose(alike, batch_max=batch_max, tx_gas_max=tx_gas_max, calldata_bytes_max=calldata_bytes_max)
+        for alike in kinds.values()
+    ]
+    if len(composed) == 1:
+        return composed[0]
+    # Where there is no room for all of them, no kind is passed over for ever.
+    return sorted((batch for batches in composed for batch in batches), key=lambda batch: batch.payments[0].id)
+
+
+def _compose(sendable: Sequence[Sendable], *, batch_max: int, tx_gas_max: int, calldata_bytes_max: int) -> list[Batch]:
     batches: list[Batch] = []
     current: list[ClaimedPayment] = []
     gas = BATCH_GAS_FLOOR

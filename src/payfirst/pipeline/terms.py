@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from payfirst.units import Address, Wei
+from payfirst.pipeline.confirm_plan import Caution
+from payfirst.units import Address, AtomicAmount, Depth, Wei
 
 # What an operator may change in a running system.
 LIVE = (
@@ -38,8 +39,8 @@ class Terms:
     asset_version: str
     pay_to: Address
     multicall3: Address
-    confirmations: int  # 1: included in the head block
-    final_depth: int  # blocks
+    confirmations: Depth  # 1: included in the head block
+    final_depth: Depth
     poll_s: float
     log_blocks_max: int  # of one eth_getLogs
     lag_blocks_max: int  # an endpoint further behind than this goes last
@@ -58,6 +59,18 @@ class Terms:
     audit_every_s: int = 600  # between two comparisons of the database with the chain
     settling_paused: bool = False  # by the operator: what was sent is still watched
     minting_paused: bool = False
+    large_amount: AtomicAmount | None = None  # payments from here on wait for `large_confirmations`
+    large_confirmations: Depth = "finalized"
+    agree_amount: AtomicAmount | None = None  # payments from here on are credited when two endpoints agree
+
+    def caution(self, *, two_endpoints: bool) -> Caution:
+        """Which evidence is not believed as soon as it is read."""
+        return Caution(self.large_amount, self.agree_amount, two_endpoints)
+
+    @property
+    def depths(self) -> tuple[Depth, ...]:
+        """Every depth that is asked for here."""
+        return (self.confirmations, self.final_depth, *((self.large_confirmations,) if self.large_amount else ()))
 
     def take_up(self, newer: Terms) -> None:
         """Go by the `LIVE` fields of `newer` from now on."""

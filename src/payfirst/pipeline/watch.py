@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from payfirst.chain import contracts
+from payfirst.chain.agreement import Subject
 from payfirst.chain.rpc import RpcClient
 from payfirst.errors import RetriedError
 from payfirst.ops import metrics
 from payfirst.ops.log import get_logger
 from payfirst.pipeline.displaced import DisplacedWatch
+from payfirst.pipeline.head import HeadWatch
 from payfirst.pipeline.recredit import Recrediter, Use
+from payfirst.pipeline.scan import STATES_KEPT
 from payfirst.pipeline.settle_plan import NONCE_USED, SENTENCES
 from payfirst.pipeline.terms import Terms
 from payfirst.store import crediting, heads, owed, processes, short_payers, transactions
 from payfirst.store.crediting import ExpiryCandidate
 from payfirst.store.database import Pool, session, transaction
+from payfirst.store.heads import ReadBlock
 from payfirst.store.owed import Debt
 from payfirst.store.wake import OnChanged
-from payfirst.units import BlockHash, BlockNumber
+from payfirst.units import BlockNumber
 
 WATCH_S = 1.0
 EXPIRED_PER_ROUND_MAX = 200
@@ -40,6 +45,7 @@ class Watcher:
         rpc: RpcClient,
         *,
         terms: Terms,
+        head: HeadWatch,
         recrediter: Recrediter,
         displaced: DisplacedWatch,
         on_changed: OnChanged,
@@ -47,24 +53,35 @@ class Watcher:
         self._pool = pool
         self._rpc = rpc
         self._terms = terms
+        self._head = head
         self._recrediter = recrediter
         self._displaced = displaced
         self._on_changed = on_changed
+        self._postponed: set[str] = set()
 
     async def run(self) -> None:
         """Look every `WATCH_S` until cancelled."""
+        steps = (self.expire, self.give_up_lost, self.finalize, self._displaced.step, self._forget_old)
         while True:
-            try:
-                await self.expire()
-                await self.give_up_lost()
-                await self.finalize()
-                await self._displaced.step()
-                async with session(self._pool, "forget what is old") as connection:
-                    await processes.forget_silent(connection)
-                    await short_payers.forget_old(connection)
-            except RetriedError as error:
-                log.warning("watch_postponed", message=f"Watching goes on later: {error}")
+            for step in steps:
+                await self._try(step)
             await asyncio.sleep(WATCH_S)
+
+    async def _try(self, step: Callable[[], Awaitable[None]]) -> None:
+        """What endpoints do not agree on may take long, and holds up none of the other steps. It is said once."""
+        name = step.__qualname__
+        try:
+            await step()
+            self._postponed.discard(name)
+        except RetriedError as error:
+            if name not in self._postponed:
+                log.warning("watch_postponed", message=f"Watching goes on later: {error}")
+            self._postponed.add(name)
+
+    async def _forget_old(self) -> None:
+        async with session(self._pool, "forget what is old") as connection:
+            await processes.forget_silent(connection)
+            await short_payers.forget_old(connection)
 
     async def expire(self) -> None:
         """Fail pending payments that no later block can settle, by evidence at the block read last."""
@@ -79,10 +96,10 @@ class Watcher:
             )
         if not candidates:
             return
-        used = await self._used(candidates, at=cursor.hash)
+        used = await self._used(candidates, read=cursor, subject="expired")
         expired = [c.id for c, is_used in zip(candidates, used, strict=True) if not is_used]
         elsewhere = [c for c, is_used in zip(candidates, used, strict=True) if is_used]
-        not_ours = [c.id for c in elsewhere if not await self._recrediter.find(_use(c))]
+        not_ours = [c.id for c in elsewhere if await self._is_not_ours(c)]
         async with transaction(self._pool, "fail expired payments") as connection:
             ended = await crediting.fail_expired(connection, expired, code=EXPIRED, sentence=EXPIRED_SENTENCE)
             used_up = await crediting.fail_expired(
@@ -94,6 +111,15 @@ class Watcher:
         self._on_changed(ended)
         for payment_id in ended:
             log.info("payment_failed", message=f"❌ Payment expired unsettled: {payment_id}", payment_id=payment_id)
+
+    async def _is_not_ours(self, candidate: ExpiryCandidate) -> bool:
+        use = Use(candidate.id, candidate.payer, candidate.nonce, candidate.accepted_height)
+        try:
+            return not await self._recrediter.find(use)
+        except RetriedError as error:
+            # One look-up that fails holds up nobody else.
+            log.debug("look_up_postponed", message=f"Payment {candidate.id} is looked up again: {error}")
+            return False
 
     async def give_up_lost(self) -> None:
         """What a reorg took and time keeps from coming back: `lost`, and owed to the seller who may have minted."""
@@ -108,7 +134,7 @@ class Watcher:
             )
         if not candidates:
             return
-        used = await self._used(candidates, at=cursor.hash)
+        used = await self._used(candidates, read=cursor, subject="lost")
         gone = [c.id for c, is_used in zip(candidates, used, strict=True) if not is_used]
         async with transaction(self._pool, "give up lost payments") as connection:
             lost = await crediting.mark_lost(connection, gone, sentence=LOST_SENTENCE)
@@ -117,22 +143,38 @@ class Watcher:
         for payment_id in lost:
             log.error("payment_lost", message=f"{LOST_SENTENCE} Payment {payment_id}", payment_id=payment_id)
 
-    async def _used(self, candidates: list[ExpiryCandidate], *, at: BlockHash) -> list[bool]:
+    async def _used(self, candidates: list[ExpiryCandidate], *, read: ReadBlock, subject: Subject) -> list[bool]:
+        """Which authorizations are used, at the block read last, which is past their end. Two endpoints have to agree.
+
+        Where nodes have forgotten the state of that block, the head's is as good: later blocks use none of them.
+        """
+        head = self._head.head
+        at = read.hash if head.number - read.height <= STATES_KEPT else head.hash
         calls = [
             (self._terms.asset, contracts.encode_call("authorizationState(address,bytes32)", c.payer, c.nonce))
             for c in candidates
         ]
-        answers = contracts.decode_aggregate3(
-            await self._rpc.eth_call(to=self._terms.multicall3, data=contracts.encode_aggregate3(calls), at=at)
-        )
-        # An answer that is none counts as used: it is looked up, and never taken for "unused".
-        return [not (ok and len(data) == 32 and not any(data)) for ok, data in answers]
+        data = contracts.encode_aggregate3(calls)
+
+        async def ask(rpc: RpcClient) -> list[bool]:
+            answer = await rpc.eth_call(to=self._terms.multicall3, data=data, at=at)
+            # An answer that is none counts as used: it is looked up, and never taken for "unused".
+            return [not (ok and len(word) == 32 and not any(word)) for ok, word in contracts.decode_aggregate3(answer)]
+
+        first = candidates[0].id
+        about = f"whether the authorizations of {len(candidates)} payments that ended ({first}, …) were used"
+        return await self._rpc.agreed(ask, subject=subject, about=about)
+
+    def _final(self, cursor: BlockNumber) -> BlockNumber:
+        """The newest block that is final: so deep under the block read last, or called so and read."""
+        depth = self._terms.final_depth
+        return BlockNumber(cursor - depth if isinstance(depth, int) else min(cursor, self._head.newest(depth)))
 
     async def finalize(self) -> None:
         """Mark as final what lies deep enough."""
         async with session(self._pool, "read the chain cursor") as connection:
             cursor = await heads.cursor(connection, self._terms.network)
-        height = BlockNumber(cursor.block.height - self._terms.final_depth)
+        height = self._final(cursor.block.height)
         if height <= cursor.final_height:
             return
         async with transaction(self._pool, "mark blocks final") as connection:
@@ -141,7 +183,3 @@ class Watcher:
             # A round that was cut off by its limit is gone on with before the height moves.
             if changed < FINAL_PER_ROUND_MAX:
                 await heads.advance_final(connection, self._terms.network, height)
-
-
-def _use(candidate: ExpiryCandidate) -> Use:
-    return Use(candidate.id, candidate.payer, candidate.nonce, candidate.accepted_height)

@@ -122,7 +122,10 @@ class _Worker:
             pid=os.getpid(),
         )
         self._flow_log = FlowLog(get_logger())
-        self._head = HeadWatch(pool, rpc, network=terms.network, poll_s=terms.poll_s, final_depth=terms.final_depth)
+        self._head = HeadWatch(
+            pool, rpc, network=terms.network, poll_s=terms.poll_s, final_depth=terms.final_depth,
+            confirmations=terms.confirmations, others=terms.depths,
+        )  # fmt: skip
         recrediter = Recrediter(pool, rpc, terms=terms)
         self._change_notifier = wake.ChangeNotifier(pool)
         on_changed = self._change_notifier.changed
@@ -154,7 +157,7 @@ class _Worker:
         )  # fmt: skip
         displaced = DisplacedWatch(pool, rpc, terms=terms, head=self._head, on_changed=on_changed)
         self._watcher = Watcher(
-            pool, rpc, terms=terms, recrediter=recrediter, displaced=displaced, on_changed=on_changed,
+            pool, rpc, terms=terms, head=self._head, recrediter=recrediter, displaced=displaced, on_changed=on_changed,
         )  # fmt: skip
         self._monitor = LoopMonitor(on_late=SlowProcessing(get_logger(role="worker")))
         self._auditor = Auditor(pool, rpc, terms=terms, recrediter=recrediter, on_changed=on_changed)

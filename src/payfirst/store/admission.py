@@ -17,7 +17,7 @@ CROWDED_MAX = 10_000
 # read_workers: how old the chain head and the newest worker's heartbeat are, how far the chain was read for evidence,
 # and how fast the queue drains.
 READ_WORKERS = """
-SELECT h.head_height, h.head_time, h.cursor_height, h.cursor_time, h.settled_per_s,
+SELECT h.head_height, h.head_time, h.cursor_height, h.cursor_time, h.settled_per_s, h.confirmable_height,
        extract(epoch FROM now() - h.head_seen_at)::float8 AS head_age_s,
        (SELECT extract(epoch FROM now() - max(heartbeat_at))::float8 FROM processes
         WHERE role = 'worker' AND network = $1) AS worker_age_s
@@ -50,7 +50,9 @@ GROUP BY payer HAVING count(*) >= $3 ORDER BY payments DESC LIMIT $4
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """Ages in seconds; `worker_age_s` is None when no worker ever lived. The cursor is the last block confirmed."""
+    """Ages in seconds; `worker_age_s` is None when no worker ever lived. The cursor is the last block confirmed,
+    `confirmable_height` the newest that is deep enough (None before a worker of this release wrote it).
+    """
 
     head_height: BlockNumber
     head_time: UnixTime
@@ -59,6 +61,7 @@ class Workers:
     cursor_time: UnixTime
     worker_age_s: float | None
     settled_per_s: float
+    confirmable_height: BlockNumber | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,7 @@ async def read_workers(connection: Connection, network: str) -> Workers | None:
         cursor_time=UnixTime(row["cursor_time"]),
         worker_age_s=row["worker_age_s"],
         settled_per_s=row["settled_per_s"],
+        confirmable_height=row["confirmable_height"],
     )
 
 

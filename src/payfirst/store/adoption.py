@@ -40,6 +40,7 @@ UNRESOLVED_BELOW = """
 SELECT t.id, t.account_nonce, t.purpose, t.item_count, t.to_address, array_agg(a.hash) AS hashes
 FROM chain_transactions t JOIN chain_attempts a ON a.transaction_id = t.id
 WHERE t.network = $1 AND t.signer = $2 AND t.state = 'sent' AND t.account_nonce < $3
+  AND NOT EXISTS (SELECT 1 FROM waiting_evidence w WHERE w.transaction_id = t.id)
 GROUP BY t.id ORDER BY t.account_nonce
 """
 

@@ -30,7 +30,8 @@ READ_VERSION = "SELECT version_num FROM payfirst_version"
 
 # read_head: what the workers saw last, and how far they have read.
 READ_HEAD = """
-SELECT head_height, cursor_height, final_height, base_fee_wei, extract(epoch FROM now() - head_seen_at)::float8 AS age_s
+SELECT head_height, cursor_height, final_height, base_fee_wei, confirmable_height,
+       extract(epoch FROM now() - head_seen_at)::float8 AS age_s
 FROM chain_heads WHERE network = $1
 """
 
@@ -79,13 +80,17 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class HeadFacts:
-    """Heights; `age_s` since the head was seen; the base fee there, None where no worker has noted it yet."""
+    """Heights, `confirmable` being the newest that is deep enough; `age_s` since the head was seen.
+
+    The base fee there and `confirmable` are None where no worker has noted them yet.
+    """
 
     height: int
     cursor: int
     final: int
     age_s: float
     base_fee: Wei | None = None
+    confirmable: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +134,9 @@ async def head(connection: Connection, network: str) -> HeadFacts | None:
     if row is None:
         return None
     base_fee = None if row["base_fee_wei"] is None else Wei(int(row["base_fee_wei"]))
-    return HeadFacts(row["head_height"], row["cursor_height"], row["final_height"], row["age_s"], base_fee)
+    return HeadFacts(
+        row["head_height"], row["cursor_height"], row["final_height"], row["age_s"], base_fee, row["confirmable_height"]
+    )
 
 
 async def held(connection: Connection, network: str) -> Held:

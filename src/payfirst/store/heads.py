@@ -18,9 +18,10 @@ VALUES ($1, $2, $3, $4, $2, $3, $4)
 ON CONFLICT (network) DO NOTHING
 """
 
-# see_head: the newest block and the heartbeat that goes with it.
+# see_head: the newest block, the newest that is deep enough to be read, and the heartbeat that goes with them.
 SEE_HEAD = """
-UPDATE chain_heads SET head_height = $2, head_hash = $3, head_time = $4, base_fee_wei = $5, head_seen_at = now()
+UPDATE chain_heads SET head_height = $2, head_hash = $3, head_time = $4, base_fee_wei = $5, confirmable_height = $6,
+    head_seen_at = now()
 WHERE network = $1
 """
 
@@ -113,9 +114,13 @@ async def start(connection: Connection, network: str, block: ReadBlock) -> None:
         await remember(connection, network, [block])
 
 
-async def see(connection: Connection, network: str, block: ReadBlock, *, base_fee: Wei) -> None:
-    """Store the newest block; the time of this write is the workers' heartbeat."""
-    await connection.execute(SEE_HEAD, network, block.height, hex_text(block.hash), block.time, base_fee)
+async def see(
+    connection: Connection, network: str, block: ReadBlock, *, base_fee: Wei, confirmable_height: BlockNumber
+) -> None:
+    """Store the newest block, and the newest that is deep enough to be read; the time of it is the heartbeat."""
+    await connection.execute(
+        SEE_HEAD, network, block.height, hex_text(block.hash), block.time, base_fee, confirmable_height
+    )
 
 
 async def cursor(connection: Connection, network: str) -> Cursor:

@@ -33,10 +33,11 @@ SELECT 'mint', 'sent', count(*), coalesce(extract(epoch FROM now() - min(process
 FROM mint_queue WHERE status = 'sent'
 """
 
-# read_stuck: what has been sent for longer than it should take.
+# read_stuck: what has been sent for longer than it should take; not what was seen in a block, and waits by its amount.
 READ_STUCK = """
-SELECT 'payment' AS queue, count(*) AS rows FROM payment_queue
+SELECT 'payment' AS queue, count(*) AS rows FROM payment_queue p
 WHERE status = 'sent' AND processed_at < now() - $1 * interval '1 second'
+  AND NOT EXISTS (SELECT 1 FROM waiting_evidence w WHERE p.id = ANY(w.payment_ids))
 UNION ALL
 SELECT 'mint', count(*) FROM mint_queue WHERE status = 'sent' AND processed_at < now() - $1 * interval '1 second'
 """
@@ -70,7 +71,7 @@ GROUP BY s.network, s.address
 
 # read_heads: how far the chain is, and how far it was read.
 READ_HEADS = """
-SELECT network, head_height, cursor_height, final_height, settled_per_s,
+SELECT network, head_height, confirmable_height, cursor_height, final_height, settled_per_s,
        extract(epoch FROM now() - head_seen_at)::float8 AS seen_s
 FROM chain_heads
 """

@@ -87,10 +87,11 @@ WHERE network = $1 AND status = 'pending' AND held_reason IS NULL
   AND (next_attempt_at IS NULL OR next_attempt_at < now())
 """
 
-# stuck: rows that have been `sent` for too long ($2, seconds).
+# stuck: rows that have been `sent` for too long ($2, seconds); not what was seen in a block, and waits by its amount.
 STUCK = """
-SELECT (SELECT count(*) FROM payment_queue WHERE network = $1 AND status = 'sent'
-          AND processed_at < now() - $2 * interval '1 second') AS payments,
+SELECT (SELECT count(*) FROM payment_queue p WHERE network = $1 AND status = 'sent'
+          AND processed_at < now() - $2 * interval '1 second'
+          AND NOT EXISTS (SELECT 1 FROM waiting_evidence w WHERE p.id = ANY(w.payment_ids))) AS payments,
        (SELECT count(*) FROM mint_queue WHERE network = $1 AND status = 'sent'
           AND processed_at < now() - $2 * interval '1 second') AS mints
 """

@@ -19,7 +19,8 @@ from payfirst.units import AccountNonce, Address, TxHash, Wei
 READ_UNRESOLVED = """
 SELECT t.id, t.signer, t.account_nonce, t.purpose, t.replace_requested_at, a.hash, a.signed_bytes,
        a.max_fee_per_gas_wei AS max_fee_wei, a.is_noop,
-       coalesce(s.lease_until > now(), false) AS held, s.paused_reason
+       coalesce(s.lease_until > now(), false) AS held, s.paused_reason,
+       EXISTS (SELECT 1 FROM waiting_evidence w WHERE w.transaction_id = t.id) AS waits
 FROM chain_transactions t
 JOIN chain_attempts a ON a.transaction_id = t.id
 JOIN signers s ON s.network = t.network AND s.address = t.signer
@@ -66,6 +67,7 @@ class Unresolved:
     held: bool
     paused_reason: str | None
     attempts: tuple[Bytes, ...]
+    waits: bool = False  # it was read in a block, and is believed later
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ async def unresolved(connection: Connection, network: str, signers: Sequence[str
                 )
                 for row in rows
             ),
+            waits=rows[0]["waits"],
         )
         for transaction_id, rows in found.items()
     ]

@@ -59,6 +59,7 @@ RIGHTS: Mapping[str, Rights] = {
     "short_payers": Rights(api="SELECT", worker="SELECT, INSERT, UPDATE, DELETE"),
     "chain_heads": Rights(api="SELECT", worker="SELECT, INSERT, UPDATE"),
     "chain_blocks": Rights(worker="SELECT, INSERT, UPDATE, DELETE"),
+    "waiting_evidence": Rights(worker="SELECT, INSERT, UPDATE, DELETE"),
     "owed": Rights(worker="SELECT, INSERT, UPDATE"),
     "refunds": Rights(worker="SELECT, INSERT, UPDATE"),
     "settings": Rights(api="SELECT", worker="SELECT"),

@@ -46,10 +46,11 @@ UPDATE payment_queue SET lease_owner = NULL, lease_until = NULL
 WHERE network = $1 AND status = 'pending' AND lease_owner = $2 AND lease_epoch < $3
 """
 
-# unresolved_by_payer: what these payers have on its way to the chain already.
+# unresolved_by_payer: what these payers have on its way to the chain already. What was seen there is off the balance.
 UNRESOLVED_BY_PAYER = """
-SELECT payer, sum(amount) AS amount FROM payment_queue
+SELECT payer, sum(amount) AS amount FROM payment_queue p
 WHERE status = 'sent' AND network = $1 AND asset = $2 AND payer = ANY($3::text[])
+  AND NOT EXISTS (SELECT 1 FROM waiting_evidence w WHERE w.network = $1 AND p.id = ANY(w.payment_ids))
 GROUP BY payer
 """
 

@@ -68,7 +68,8 @@ SELECT t.id, t.signer, t.account_nonce, t.purpose, t.state, t.item_count, t.mine
        t.gas_used, t.created_at, t.confirmed_at, t.replace_requested_at,
        CASE WHEN t.state = 'sent' THEN
            (SELECT min(b.account_nonce) FROM chain_transactions b
-            WHERE b.network = t.network AND b.signer = t.signer AND b.state = 'sent') END AS lowest_unresolved
+            WHERE b.network = t.network AND b.signer = t.signer AND b.state = 'sent') END AS lowest_unresolved,
+       (SELECT w.block FROM waiting_evidence w WHERE w.transaction_id = t.id) AS waiting_block
 FROM chain_transactions t WHERE t.id = ANY($1::bigint[]) ORDER BY t.id
 """
 
@@ -99,7 +100,7 @@ SELECT count(*) FROM (
 
 # read_head: what the workers saw of the chain last, and how long ago.
 READ_HEAD = """
-SELECT head_height, head_time, base_fee_wei, cursor_height, cursor_time, final_height, now() AS now,
+SELECT head_height, head_time, base_fee_wei, cursor_height, cursor_time, final_height, confirmable_height, now() AS now,
        extract(epoch FROM now() - head_seen_at)::float8 AS seen_age_s
 FROM chain_heads WHERE network = $1
 """
@@ -241,6 +242,7 @@ class Carrier:
     confirmed_at: dt.datetime | None
     replace_requested_at: dt.datetime | None
     lowest_unresolved: int | None
+    waiting_block: int | None = None  # where it was seen, and is believed later
     attempts: tuple[Attempt, ...] = ()
     items: tuple[Item, ...] = ()
 
@@ -327,6 +329,7 @@ class ChainRow:
     cursor_time: int
     final_height: int
     seen_age_s: float
+    confirmable_height: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,9 @@ from payfirst.units import (
     hex_text,
 )
 
+# not_waiting: a transaction whose evidence waits is `sent`, but mined: nothing is to be done for it, its gas is paid.
+NOT_WAITING = "NOT EXISTS (SELECT 1 FROM waiting_evidence w WHERE w.transaction_id = t.id)"
+
 # store_transaction: the signed bytes, before anything is broadcast.
 STORE_TRANSACTION = """
 WITH stored AS (
@@ -50,19 +53,20 @@ INSERT INTO chain_transaction_items (transaction_id, position, queue_id)
 SELECT $1, ordinality - 1, id FROM unnest($2::uuid[]) WITH ORDINALITY AS i(id, ordinality)
 """
 
-# count_unresolved: transactions of a signer whose outcome is not known yet, and what they may cost at the most.
-COUNT_UNRESOLVED = """
+# count_unresolved: transactions of a signer that no block was seen to hold, and what they may cost at the most.
+COUNT_UNRESOLVED = f"""
 SELECT count(*) AS count, coalesce(sum(t.gas_limit * a.max_fee), 0) AS cost_wei
 FROM chain_transactions t
 CROSS JOIN LATERAL (
     SELECT max(max_fee_per_gas_wei) AS max_fee FROM chain_attempts WHERE transaction_id = t.id
 ) a
-WHERE t.network = $1 AND t.signer = $2 AND t.state = 'sent'
+WHERE t.network = $1 AND t.signer = $2 AND t.state = 'sent' AND {NOT_WAITING}
 """
 
-# unresolved_hashes: every hash under which an unresolved transaction could be mined, of any signer.
-UNRESOLVED_HASHES = """
-SELECT a.hash, t.id, t.purpose, t.item_count, t.to_address
+# unresolved_hashes: every hash under which an unresolved transaction could be mined, of any signer; and whether it was
+# mined and its evidence waits.
+UNRESOLVED_HASHES = f"""
+SELECT a.hash, t.id, t.purpose, t.item_count, t.to_address, NOT {NOT_WAITING} AS waits
 FROM chain_transactions t JOIN chain_attempts a ON a.transaction_id = t.id
 WHERE t.network = $1 AND t.state = 'sent'
 """
@@ -117,10 +121,10 @@ UPDATE chain_transaction_items SET outcome = NULL WHERE transaction_id = ANY($1:
 """
 
 # used_up: unresolved transactions below the account nonce that the chain is at, with every hash of theirs.
-USED_UP = """
+USED_UP = f"""
 SELECT t.id, t.account_nonce, array_agg(a.hash) AS hashes
 FROM chain_transactions t JOIN chain_attempts a ON a.transaction_id = t.id
-WHERE t.network = $1 AND t.signer = $2 AND t.state = 'sent' AND t.account_nonce < $3
+WHERE t.network = $1 AND t.signer = $2 AND t.state = 'sent' AND t.account_nonce < $3 AND {NOT_WAITING}
 GROUP BY t.id ORDER BY t.account_nonce
 """
 
@@ -158,7 +162,7 @@ WHERE network = $1 AND state = 'confirmed' AND mined_block <= $2
 
 # read_in_flight: the newest attempt of each unresolved transaction of a signer, oldest nonce first, and until when
 # any of its payments can be settled (null where it carries none: a unit can be minted at any time).
-READ_IN_FLIGHT = """
+READ_IN_FLIGHT = f"""
 SELECT t.id, t.account_nonce, t.to_address, t.gas_limit, a.hash, a.signed_bytes, a.max_fee_per_gas_wei,
        a.max_priority_fee_per_gas_wei, a.is_noop, a.broadcast_count,
        t.replace_requested_at IS NOT NULL AS replace_requested,
@@ -169,7 +173,7 @@ FROM chain_transactions t
 CROSS JOIN LATERAL (
     SELECT * FROM chain_attempts WHERE transaction_id = t.id ORDER BY created_at DESC, broadcast_count LIMIT 1
 ) a
-WHERE t.network = $1 AND t.signer = $2 AND t.state = 'sent'
+WHERE t.network = $1 AND t.signer = $2 AND t.state = 'sent' AND {NOT_WAITING}
 ORDER BY t.account_nonce
 """
 
@@ -234,6 +238,7 @@ class UsedUp:
     """An unresolved transaction whose account nonce the chain has passed, and every hash it could have."""
 
     id: int
+    signer: Address
     nonce: AccountNonce
     hashes: tuple[TxHash, ...]
 
@@ -256,6 +261,7 @@ class UnresolvedHash:
     purpose: Purpose
     item_count: int
     to: Address = ZERO_ADDRESS
+    waits: bool = False  # mined, and believed later
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,6 +399,7 @@ async def unresolved_hashes(connection: Connection, network: str) -> dict[TxHash
             row["purpose"],
             row["item_count"],
             address_of(row["to_address"]),
+            row["waits"],
         )
         for row in rows
     ]
@@ -477,7 +484,7 @@ async def used_up(connection: Connection, network: str, signer: Address, *, chai
     """A signer's unresolved transactions below the nonce that the chain is at, lowest first."""
     rows = await connection.fetch(USED_UP, network, hex_text(signer), chain_nonce)
     return [
-        UsedUp(row["id"], AccountNonce(row["account_nonce"]), tuple(TxHash(bytes_of(h)) for h in row["hashes"]))
+        UsedUp(row["id"], signer, AccountNonce(row["account_nonce"]), tuple(TxHash(bytes_of(h)) for h in row["hashes"]))
         for row in rows
     ]
 

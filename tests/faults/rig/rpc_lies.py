@@ -10,6 +10,7 @@ from aiohttp import web
 
 from .rpc_proxy import Asked, Call, Fault, Forward, answers_in, respond
 
+USED = "0x98de503528ee59b575ef0c0a2576a82497bfc029a5685b209e9ec333479b10a5"
 AT_THE_TAG = {"eth_getBlockByNumber": 0, "eth_getTransactionCount": 1, "eth_getBalance": 1, "eth_call": 1}
 
 
@@ -73,6 +74,61 @@ def invents_logs(invented: InventedTransfer) -> Fault:
                     "removed": False,
                 }
             )
+        return respond(asked, answers)
+
+    return fault
+
+
+def invents_payment(invented: InventedTransfer, *, nonce: str) -> Fault:
+    """As invents_logs, in one block, and with a receipt that holds all that makes it a payment by authorization."""
+    receipts: dict[str, dict[str, Any]] = {}
+
+    async def fault(asked: Asked, forward: Forward) -> web.Response:
+        answers = answers_in(await forward(asked))
+        for call, answer in zip(asked.calls, answers, strict=True):
+            method, params = call["method"], call["params"]
+            if method == "eth_getLogs" and "blockHash" in params[0] and "result" in answer:
+                block_hash = params[0]["blockHash"]
+                if not receipts:
+                    block = await ask(forward, "eth_getBlockByHash", block_hash, False)
+                    receipts[invented.tx_hash] = _receipt(invented, nonce, block)
+                if receipts[invented.tx_hash]["blockHash"] == block_hash:
+                    answer["result"].append(receipts[invented.tx_hash]["logs"][1])
+            elif method == "eth_getTransactionReceipt" and params[0] in receipts:
+                answer.pop("error", None)
+                answer["result"] = receipts[params[0]]
+        return respond(asked, answers)
+
+    return fault
+
+
+def _receipt(invented: InventedTransfer, nonce: str, block: dict[str, Any]) -> dict[str, Any]:
+    where = {
+        "blockHash": block["hash"],
+        "blockNumber": block["number"],
+        "transactionHash": invented.tx_hash,
+        "transactionIndex": "0x0",
+        "address": invented.asset,
+        "removed": False,
+    }
+    used = {"topics": [USED, _word(invented.payer), nonce], "data": "0x", "logIndex": "0x0"}
+    moved = {
+        "topics": [invented.topic, _word(invented.payer), _word(invented.pay_to)],
+        "data": f"0x{invented.value:064x}",
+        "logIndex": "0x1",
+    }
+    rest = {"status": "0x1", "gasUsed": "0x5208", "effectiveGasPrice": "0x1"}
+    return where | rest | {"logs": [where | used, where | moved]}
+
+
+def strips_receipts() -> Fault:
+    """Receipts of transactions that were mined, without their logs."""
+
+    async def fault(asked: Asked, forward: Forward) -> web.Response:
+        answers = answers_in(await forward(asked))
+        for call, answer in zip(asked.calls, answers, strict=True):
+            if call["method"] == "eth_getTransactionReceipt" and answer.get("result") is not None:
+                answer["result"]["logs"] = []
         return respond(asked, answers)
 
     return fault

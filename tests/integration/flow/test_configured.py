@@ -8,6 +8,7 @@ import io
 from dataclasses import replace
 
 import pytest
+from faults.rig.rpc_proxy import refuses, rpc_proxy
 
 from payfirst.chain.rpc import RpcClient
 from payfirst.errors import OperatorError
@@ -34,6 +35,17 @@ async def test_another_chain_is_refused(rig: Rig) -> None:
     """The sentence names both chains and the setting."""
     with pytest.raises(OperatorError, match=r"serves chain 84532, network\.name says 8453: correct network\.rpc_urls"):
         await demand_configured_chain(rig.chain.rpc, replace(rig.terms, chain_id=8453))
+
+
+async def test_a_node_that_knows_no_finalized_block_is_refused(rig: Rig) -> None:
+    """The sentence says what to write; one that has none yet is waited for, and one that has is taken."""
+    terms = replace(rig.terms, confirmations="finalized")
+    async with RpcClient([rig.chain.url]) as rpc:
+        await demand_configured_chain(rpc, terms)
+    unknown = refuses("eth_getBlockByNumber", -32602, "invalid argument 0: hex string without 0x prefix")
+    async with rpc_proxy(rig.chain.url, unknown) as proxy, RpcClient([proxy.url]) as rpc:
+        with pytest.raises(OperatorError, match=r"knows no finalized block .* write a number of blocks"):
+            await demand_configured_chain(rpc, terms)
 
 
 async def test_a_lower_head_of_a_node_that_is_behind_is_not_believed(pool: Pool) -> None:

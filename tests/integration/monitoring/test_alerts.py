@@ -26,7 +26,7 @@ FIRES: dict[str, tuple[dict[str, str], str, dict[str, str]]] = {
     "PayfirstChainNotSeen": ({'payfirst_chain_head_age_seconds{network="n"}': "0+15x100"}, "10m", {"network": "n"}),
     "PayfirstChainReadLate": (
         {
-            'payfirst_chain_head_height{network="n"}': "1000+8x100",
+            'payfirst_chain_confirmable_height{network="n"}': "1000+8x100",
             'payfirst_chain_cursor_height{network="n"}': "700+8x100",
         },
         "10m",
@@ -83,6 +83,11 @@ FIRES: dict[str, tuple[dict[str, str], str, dict[str, str]]] = {
         },
         "15m",
         {"endpoint": "1", "rpc_host": "h"},
+    ),
+    "PayfirstRpcDisagree": (
+        {'payfirst_rpc_disagreements_total{subject="payment"}': "0+2x100"},
+        "10m",
+        {"subject": "payment"},
     ),
     "PayfirstServerErrors": (
         {

@@ -154,6 +154,13 @@ def test_the_chain_is_seen_and_read(head: HeadFacts | None, expected: Level) -> 
     assert level(doctor_database.judge_head(head, age_s_max=30, confirmations=1)) is expected
 
 
+@pytest.mark.parametrize(("confirmable", "expected"), [(100, Level.OK), (121, Level.WARNING), (None, Level.OK)])
+def test_behind_is_what_is_deep_enough(confirmable: int | None, expected: Level) -> None:
+    """A finalized block is far below the head, and nothing is late for it."""
+    head = HeadFacts(1_000, 100, 36, 1.0, confirmable=confirmable)
+    assert level(doctor_database.judge_head(head, age_s_max=30, confirmations="finalized")) is expected
+
+
 def test_what_waits_for_an_operator_is_a_warning() -> None:
     """Held rows, held tokens, debts."""
     assert (

@@ -389,3 +389,20 @@ def test_what_the_operator_has_paused_waits_and_says_how_it_goes_on() -> None:
     paid = Story(PAID, (UNIT,))
     standing, sentence = told(paid, limits=replace(LIMITS, paused=frozenset({"mint"})))
     assert (standing, "payfirst settings unset pause.minting" in sentence) == (Standing.WAITING, True)
+
+
+def test_a_large_payment_that_was_seen_says_what_it_waits_for() -> None:
+    """It is neither stuck nor unmined, however long it takes, and whoever holds its signer."""
+    standing, says = told(carried(replace(CARRIER, waiting_block=97)), signers(held=False))
+    assert standing is Standing.WAITING
+    assert "seen in block 97" in says
+    assert "network.large_confirmations" in says
+    assert "payments.agree_amount" in says
+
+
+def test_confirmed_and_final_are_told_in_the_words_that_are_configured() -> None:
+    """A finalized block is no number of blocks."""
+    limits = replace(LIMITS, confirmations="finalized", final_depth="finalized")
+    assert "confirmed means in a finalized block" in told(carried(), limits=limits)[1]
+    paid = Story(PAID, units=(replace(UNIT, status=MintStatus.COMPLETED, tx_hash=HASH),))
+    assert "once nodes call its block finalized" in told(paid, limits=limits)[1]

@@ -131,6 +131,14 @@ def test_confirming_is_late_by_what_is_deep_enough(
     assert found == pytest.approx(lag_s)
 
 
+@pytest.mark.parametrize(("confirmable", "lag_s"), [(100, 0), (101, 0), (111, 20), (None, 0)])
+def test_confirming_is_late_by_the_block_that_workers_see_as_finalized(confirmable: int | None, lag_s: float) -> None:
+    """However far the head is: forty blocks of two seconds here."""
+    seen = None if confirmable is None else BlockNumber(confirmable)
+    state = replace(workers(head=140, cursor=100, seconds=80), confirmable_height=seen)
+    assert confirm_lag_s(state, confirmations="finalized") == pytest.approx(lag_s)
+
+
 def token(**changes: object) -> Token:
     """A token that is read and sold."""
     known = Token(TOKEN, AtomicAmount(1), True, "T", "T", 1, 10, 0, 0, None, BlockNumber(90), 59.0)

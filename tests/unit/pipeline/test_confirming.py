@@ -5,10 +5,12 @@ from __future__ import annotations
 import uuid
 from dataclasses import replace
 
+import pytest
+
 from payfirst.chain.blocks import Head, Receipt
 from payfirst.chain.evidence import MintedUnit, PaidTransfer
 from payfirst.lifecycle import Finality, PaymentStatus
-from payfirst.pipeline.confirm_plan import BlockEvidence, BlockPlan, Mined, plan_block
+from payfirst.pipeline.confirm_plan import NO_CAUTION, BlockEvidence, BlockPlan, Caution, Mined, plan_block
 from payfirst.store.crediting import CreditCandidate
 from payfirst.store.transactions import MintItem, PaymentItem, UnresolvedHash
 from payfirst.units import (
@@ -65,18 +67,21 @@ def plan(
     ours: tuple[Mined, ...] = (),
     minted: tuple[MintedUnit, ...] = (),
     minted_before: frozenset[MintId] = frozenset(),
+    others: tuple[CreditCandidate, ...] = (),
+    caution: Caution = NO_CAUTION,
 ) -> BlockPlan:
     """The plan of a block."""
     return plan_block(
         BlockEvidence(
             head=HEAD,
             paid=paid,
-            candidates={} if payment is None else {(ALICE, NONCE): payment},
+            candidates={(p.payer, p.nonce): p for p in (payment, *others) if p is not None},
             ours={OURS},
             mined=ours,
             minted=minted,
             minted_before=minted_before,
-        )
+        ),
+        caution,
     )
 
 
@@ -179,3 +184,52 @@ def test_a_unit_without_any_evidence_goes_back_to_the_queue() -> None:
     """A receipt alone mints nothing."""
     found = plan(ours=(mined(purpose="mint"),))
     assert (found.minted, found.returned_mints) == ([], [QUEUE_ID])
+
+
+BOB = Address(b"\x02" * 20)
+SMALL = replace(PAYMENT, id=uuid.UUID(int=5), payer=BOB, amount=AtomicAmount(9))
+SMALL_TRANSFER = replace(TRANSFER, payer=BOB, value=AtomicAmount(9), log_index=6)
+
+
+@pytest.mark.parametrize("caution", [Caution(large_amount=AtomicAmount(10)), Caution(agree_amount=AtomicAmount(10))])
+def test_a_transaction_with_a_large_payment_waits_whole(caution: Caution) -> None:
+    """With its small payment and its items: nothing of it is changed, and both are named."""
+    found = plan(paid=(TRANSFER, SMALL_TRANSFER), others=(SMALL,), ours=(mined(),), caution=caution)
+    assert found.waiting == {OURS: [PAYMENT_ID, SMALL.id]}
+    assert (found.credits, found.transactions, found.outcomes, found.returned_payments) == ([], [], [], [])
+
+
+def test_what_is_below_the_amount_is_believed_at_once() -> None:
+    """By another transaction of the same block, too."""
+    theirs = replace(SMALL_TRANSFER, tx_hash=THEIRS)
+    caution = Caution(large_amount=AtomicAmount(10), agree_amount=AtomicAmount(10))
+    found = plan(paid=(TRANSFER, theirs), others=(SMALL,), caution=caution)
+    assert [c.payment.id for c in found.credits] == [SMALL.id]
+    assert found.waiting == {OURS: [PAYMENT_ID]}
+
+
+def test_a_large_payment_that_a_reorg_took_waits_again_until_it_is_back() -> None:
+    """Its units are not sent on the word of a young block either."""
+    gone = replace(PAYMENT, status=PaymentStatus.COMPLETED, finality=Finality.REORGED)
+    found = plan(payment=gone, paid=(TRANSFER,), caution=Caution(large_amount=AtomicAmount(10)))
+    assert (found.back, found.waiting) == ([], {OURS: [PAYMENT_ID]})
+
+
+def test_our_item_that_a_waiting_transaction_settled_is_done_elsewhere() -> None:
+    """It does not go back to the queue while its evidence waits."""
+    found = plan(
+        paid=(replace(TRANSFER, tx_hash=THEIRS),), ours=(mined(),), caution=Caution(large_amount=AtomicAmount(10))
+    )
+    assert [o.outcome for o in found.outcomes] == ["elsewhere"]
+    assert found.returned_payments == []
+    assert found.waiting == {THEIRS: [PAYMENT_ID]}
+
+
+@pytest.mark.parametrize("two_endpoints", [False, True])
+def test_what_ends_a_payment_waits_where_there_is_a_second_endpoint(two_endpoints: bool) -> None:
+    """Whatever its amount."""
+    pending = replace(PAYMENT, status=PaymentStatus.PENDING, accepted_height=HEAD.number)
+    theirs = replace(TRANSFER, tx_hash=THEIRS)
+    found = plan(payment=pending, paid=(theirs,), caution=Caution(two_endpoints=two_endpoints))
+    assert found.used_before == ([] if two_endpoints else [PAYMENT_ID])
+    assert found.waiting == ({THEIRS: [PAYMENT_ID]} if two_endpoints else {})

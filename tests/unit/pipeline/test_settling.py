@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from payfirst.chain.abi import encode_call
 from payfirst.chain.contracts import Preflight, PreflightItem
 from payfirst.chain.fees import intrinsic_gas
+from payfirst.pipeline.confirm_plan import Caution
 from payfirst.pipeline.settle_plan import (
     BATCH_GAS_FLOOR,
     CALL_BYTES,
@@ -236,3 +237,15 @@ def test_batches_keep_every_payment_and_every_limit(gas: list[int], batch_max: i
         assert len(calldata) <= 120_000
         assert batch.execution_gas >= BATCH_GAS_FLOOR
         assert intrinsic_gas(calldata) + batch.execution_gas <= 16_777_216
+
+
+def test_payments_that_wait_deeper_or_for_a_second_endpoint_share_no_transaction_with_others() -> None:
+    """Each kind among itself, and the oldest payment's transaction first, so that no kind is passed over for ever."""
+    caution = Caution(large_amount=AtomicAmount(1_000), agree_amount=AtomicAmount(100))
+    amounts = [500, 10, 2_000, 20, 700, 1_000]
+    items = [
+        replace(s := sendable(n), payment=replace(s.payment, amount=AtomicAmount(a)))
+        for n, a in enumerate(amounts, start=1)
+    ]
+    batches = compose_batches(items, batch_max=200, tx_gas_max=16_777_216, caution=caution)
+    assert [[p.id.int for p in batch.payments] for batch in batches] == [[1, 5], [2, 4], [3, 6]]
