@@ -23,6 +23,7 @@ from flow.rig import Buyer, Rig, open_rig
 
 from payfirst.local import children
 from payfirst.local.postgres_host import binaries
+from payfirst.store import migrate
 from payfirst.units import checksum_address
 
 from .rig.machines import Machine, machines
@@ -35,7 +36,6 @@ DATA, RPC = "data", "rpc"
 API_PORT = 4021
 # Longer than a lease, and than the limits after which a silent connection is given up.
 CUT_S = 12.0
-# On a quiet machine each is about half of it.
 SERVES_WITHIN_S = 20.0
 APIS, WORKERS = ("api1", "api2"), ("worker1", "worker2")
 
@@ -141,7 +141,7 @@ async def database_on(machine: Machine) -> AsyncIterator[tuple[str, str]]:
                 # The migration connects from outside; psql runs inside.
                 machine.run(lambda: cluster.execute("CREATE DATABASE payfirst TEMPLATE template0"))
                 outer = f"postgresql://payfirst@127.0.0.1:{port}/payfirst"
-                await asyncio.to_thread(postgres.migrate.upgrade, outer)
+                await asyncio.to_thread(migrate.upgrade, outer)
                 yield f"postgresql://payfirst@{machine.addresses[DATA]}:{cluster.port}/payfirst", outer
         finally:
             machine.run(lambda: server.__exit__(None, None, None))
