@@ -3,11 +3,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 ARGS ?=
+# Of make soak: a seed of an earlier run replays its schedule.
+MINUTES ?= 10
+SEED ?=
 # Tests mostly wait for blocks, processes and time limits: four at once take a third of the time on two cores.
 TESTS_AT_ONCE ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-all check wheel contracts lock clean
+.PHONY: help setup demo test test-slow test-all soak check wheel contracts lock clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +56,9 @@ test-all: test test-slow ## Everything
 
 wheel: $(VENV)/.stamp ## Build the wheel into dist/, without asking anybody for anything
 	@$(BIN)/python -m hatchling build -t wheel -d dist
+
+soak: setup ## Every fault at random for a while, nothing lost: make soak MINUTES=10 SEED=7 ARGS=--json
+	@PYTHONPATH=tests:tests/integration $(BIN)/python -m faults.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 contracts: setup ## Rebuild ABI and bytecode from contracts/ with the npm solc
 	@$(BIN)/python -m payfirst.local.node run build-contracts

@@ -147,6 +147,8 @@ def suspect_or_fail(plan: SettlementPlan, payment: ClaimedPayment, *, code: str,
         plan.failed.append(Failed(payment.id, code, SENTENCES[code]))
         return
     known = payment.suspected_height if payment.suspected_code == code else None
+    if known is not None and known < payment.accepted_height:
+        known = None  # seen by a worker whose head lagged: kept, it would count for nothing for ever
     first_seen = BlockNumber(height if known is None else min(known, height))
     plan.postponed.append(Postponed(payment.id, NEXT_BLOCK_S, code=code, height=first_seen, reason=SENTENCES[code]))
 

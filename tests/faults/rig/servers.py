@@ -6,9 +6,10 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import postgres
 import pytest
@@ -53,13 +54,20 @@ class SmallDisk:
         self._ballast.unlink(missing_ok=True)
 
 
+def can_mount() -> bool:
+    """Whether a disk of its own can be made here: Linux, and root."""
+    return sys.platform.startswith("linux") and os.geteuid() == 0
+
+
 @contextlib.contextmanager
-def server_on_a_small_disk() -> Iterator[SmallDisk]:
+def server_on_a_small_disk(
+    *, mib: int = DISK_MIB, settings: Mapping[str, str] = MappingProxyType(SMALL)
+) -> Iterator[SmallDisk]:
     """Needs root, to mount; skipped elsewhere with the reason, failed where REQUIRED is set to 1."""
     with postgres.temporary_folder() as folder:
-        _mount(folder)
+        _mount(folder, mib)
         try:
-            with postgres.server(binaries(), folder, initdb=["--wal-segsize=1"], settings=SMALL) as running:
+            with postgres.server(binaries(), folder, initdb=["--wal-segsize=1"], settings=settings) as running:
                 disk = SmallDisk(running, folder)
                 try:
                     yield disk
@@ -69,12 +77,12 @@ def server_on_a_small_disk() -> Iterator[SmallDisk]:
             subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def _mount(folder: Path) -> None:
+def _mount(folder: Path, mib: int) -> None:
     reason = None
-    if not sys.platform.startswith("linux") or os.geteuid() != 0:
+    if not can_mount():
         reason = "a full disk is made of a tmpfs, and only root may mount one"
     else:
-        options = f"size={DISK_MIB}m,mode=0755"
+        options = f"size={mib}m,mode=0755"
         mounted = subprocess.run(
             ["mount", "-t", "tmpfs", "-o", options, "payfirst-test", str(folder)],
             capture_output=True, text=True, check=False,

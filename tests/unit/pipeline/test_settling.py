@@ -117,6 +117,13 @@ def test_these_do_not_count_as_a_second_look(code: str, height: int) -> None:
     assert judged(before, reverted(BALANCE, balance=AtomicAmount(3))).failed == []
 
 
+def test_a_look_below_acceptance_is_replaced_by_one_that_counts() -> None:
+    """A worker whose head lagged was the first to look: kept, its height would hold the payment until it expires."""
+    before = claimed(suspected_code="insufficient_funds", suspected_height=BlockNumber(89))
+    plan = judged(before, reverted(BALANCE, balance=AtomicAmount(3)))
+    assert [(p.code, p.height) for p in plan.postponed] == [("insufficient_funds", HEIGHT)]
+
+
 def test_a_payer_whose_own_earlier_payment_takes_the_balance_waits() -> None:
     """The pinned balance was enough for this one alone: no fault."""
     first, second = claimed(1), replace(claimed(2), payer=claimed(1).payer)
