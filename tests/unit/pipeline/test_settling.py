@@ -10,13 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from payfirst.chain.abi import encode_call
-from payfirst.chain.contracts import Preflight, PreflightItem
+from payfirst.chain.contracts import CODE_PAYER_GAS, Preflight, PreflightItem
 from payfirst.chain.fees import intrinsic_gas
 from payfirst.pipeline.confirm_plan import Caution
 from payfirst.pipeline.settle_plan import (
     BATCH_GAS_FLOOR,
     CALL_BYTES,
-    CODE_PAYER_GAS_MAX,
     Sendable,
     SettlementPlan,
     allot,
@@ -82,7 +81,7 @@ BALANCE = "ERC20: transfer amount exceeds balance"
 def test_a_payment_that_goes_through_is_sent() -> None:
     """With the gas it took."""
     plan = judged(claimed(), saw())
-    assert [(s.gas_used, s.has_code) for s in plan.send] == [(33_000, False)]
+    assert [(s.gas_used, s.alone) for s in plan.send] == [(33_000, False)]
 
 
 def test_a_used_authorization_is_looked_up_before_anything_is_said_of_it() -> None:
@@ -192,7 +191,7 @@ def supply(*, max_mint_count: int | None = 10, minted: int = 0, reserved: int = 
 
 def sendable(number: int, **changes: object) -> Sendable:
     """A payment that passed pre-flight."""
-    return Sendable(claimed(number, **changes), gas_used=33_000, has_code=False)
+    return Sendable(claimed(number, **changes), gas_used=33_000, alone=False)
 
 
 def test_supply_goes_to_the_oldest() -> None:
@@ -222,11 +221,11 @@ def test_a_token_that_was_never_read_waits() -> None:
 
 def test_payers_with_code_never_share_a_transaction() -> None:
     """One of them can burn a whole batch."""
-    items = [sendable(1), replace(sendable(2), has_code=True), sendable(3)]
+    items = [sendable(1), replace(sendable(2), alone=True), sendable(3)]
     batches = compose_batches(items, batch_max=200, tx_gas_max=16_777_216)
     assert sorted(len(b.payments) for b in batches) == [1, 2]
     alone = next(b for b in batches if len(b.payments) == 1)
-    assert (alone.payments[0].id.int, alone.execution_gas) == (2, CODE_PAYER_GAS_MAX)
+    assert (alone.payments[0].id.int, alone.execution_gas) == (2, CODE_PAYER_GAS)
 
 
 @given(
