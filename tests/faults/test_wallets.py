@@ -9,16 +9,18 @@ import eth_abi.abi
 import httpx
 import pytest
 from contracts.token import compiled_for_tests
+from eth_account import Account
 from flow.rig import ENOUGH, NETWORK, Buyer, Rig, open_rig
 
 from payfirst.chain.abi import encode_call
+from payfirst.local.chain import LocalChain
 from payfirst.store.database import Pool
-from payfirst.units import Address, checksum_address, hex_text
+from payfirst.units import Address, Wei, checksum_address, hex_text
 from payfirst.x402.payload import Authorization
 from payfirst.x402.signing import header_v1, sign_authorization
 from payfirst.x402.wallet_signature import ERC6492_MAGIC
 
-from .rig.chain import no_mining
+from .rig.chain import block, forget_all, no_mining
 from .waiting import finds, idle
 
 NOBODY = Address(b"\x99" * 20)
@@ -54,6 +56,29 @@ async def funded_wallet(rig: Rig, buyer: Buyer) -> Address:
     wallet = await rig.chain.deploy(compiled_for_tests("KeyWallet"), buyer.address)
     await rig.chain.fund_usdc([wallet], ENOUGH)
     return wallet
+
+
+async def delegate_and_arm(chain: LocalChain, buyer: Buyer, code: Address) -> None:
+    """One EIP-7702 transaction of the buyer's own: it delegates its account to a BurnWallet, and arms it."""
+    account = Account.from_key(buyer.key)
+    nonce = await chain.rpc.account_nonce(buyer.address)
+    chain_id = NETWORK.chain_id
+    delegation = {"chainId": chain_id, "address": checksum_address(code), "nonce": nonce + 1}
+    signed = account.sign_transaction(
+        {
+            "type": 4,
+            "chainId": chain_id,
+            "nonce": nonce,
+            "to": checksum_address(buyer.address),
+            "value": 0,
+            "data": encode_call("arm(bool)", True),
+            "gas": 200_000,
+            "maxFeePerGas": 60 * 10**9,
+            "maxPriorityFeePerGas": 20 * 10**9,
+            "authorizationList": [account.sign_authorization(delegation)],
+        }
+    )
+    await chain.rpc.broadcast(bytes(signed.raw_transaction))
 
 
 async def test_off_by_default_a_wallets_signature_is_refused(rig: Rig) -> None:
@@ -133,3 +158,52 @@ async def test_a_flood_of_unverified_payments_is_bounded(taking: Rig) -> None:
     assert [answer.status_code for answer in answers] == [202, 202, 202, 202, 429]
     assert answers[-1].json()["code"] == "too_many_payments"
     await rig.pay(honest)
+
+
+async def test_fault_36_an_account_delegated_between_pre_flight_and_block_burns_one_batch(taking: Rig) -> None:
+    """The siblings settle in the next block; the burner is set apart, burns one of its own, and is refused."""
+    rig = taking
+    buyers = await rig.buyers(20)
+    burner = buyers[3]
+    await rig.chain.fund_gas([burner.address], Wei(10**18))
+    code = await rig.chain.deploy(compiled_for_tests("BurnWallet"))
+    async with rig.working(max_fee=Wei(2 * 10**9)):
+        async with no_mining(rig.chain):
+            # They gather while the base fee is above the cap, so that one transaction carries them all.
+            await block(rig.chain, base_fee=8 * 10**9)
+            height = (await rig.chain.rpc.head()).number
+            await rig.until(finds(rig, "SELECT head_height >= $1 FROM chain_heads", height))
+            for buyer in buyers:
+                await rig.pay(buyer)
+            await rig.until(finds(rig, "SELECT count(*) = 20 FROM payment_queue WHERE supply_reserved"))
+            await block(rig.chain, base_fee=10**9)
+            await rig.until_counts(payments_sent=20)
+            assert await rig.pool.fetchval("SELECT count(*) FROM chain_transactions") == 1
+            # The node mines first what came first: the batch is forgotten, and sent again behind the delegation.
+            await forget_all(rig.chain)
+            await delegate_and_arm(rig.chain, burner, code)
+            await block(rig.chain)
+            assert len(await rig.chain.rpc.call("eth_getCode", hex_text(burner.address), "latest", result=str)) == 48
+        await rig.until_counts(within_s=60, payments_completed=19, mints_completed=19, payments_failed=1)
+        await rig.until(idle(rig))
+        apart = await rig.pool.fetch("SELECT payer, burns FROM quarantined_payers")
+        assert [tuple(row) for row in apart] == [(hex_text(burner.address), 1)]
+        failed = await rig.pool.fetchval("SELECT error_code FROM payment_queue WHERE status = 'failed'")
+        assert failed == "payer_quarantined"
+        # The batch, and its own: not one more.
+        sent = await rig.pool.fetchval(
+            "SELECT count(*) FROM chain_transaction_items i JOIN payment_queue p ON p.id = i.payment_id"
+            " WHERE p.payer = $1",
+            hex_text(burner.address),
+        )
+        assert sent == 2
+
+        async def refused() -> bool:
+            answer = await rig.order(burner)
+            return answer.status_code == 429 and answer.json()["code"] == "payer_quarantined"
+
+        await rig.until(refused)
+        await rig.pay(buyers[0])
+        await rig.until_counts(payments_completed=20, mints_completed=20)
+        await rig.until(idle(rig))
+    await rig.check_invariants()
