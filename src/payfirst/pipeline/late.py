@@ -75,7 +75,7 @@ class LateConfirmer:
         found = await self._look(self._rpc, evidence)
         if not found.receipts and not self._rpc.can_agree:
             raise RpcUnavailable(f"RPC: no receipt of {hex_text(evidence.tx_hash)} in block {evidence.block}")
-        plan, unresolved = await self._plan(found)
+        plan, unresolved, burned = await self._plan(found)
         agree = self._terms.agree_amount
         # That the block holds no such transaction after all needs a second endpoint as well.
         if not found.receipts or plan.used_before or (agree is not None and evidence.amount >= agree):

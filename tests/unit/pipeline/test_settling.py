@@ -21,6 +21,7 @@ from payfirst.pipeline.settle_plan import (
     allot,
     compose_batches,
     plan_settlement,
+    preflight_groups,
     suspect_or_fail,
 )
 from payfirst.store.settling import ClaimedPayment
@@ -255,3 +256,42 @@ def test_payments_that_wait_deeper_or_for_a_second_endpoint_share_no_transaction
     ]
     batches = compose_batches(items, batch_max=200, tx_gas_max=16_777_216, caution=caution)
     assert [[p.id.int for p in batch.payments] for batch in batches] == [[1, 5], [2, 4], [3, 6]]
+
+
+# ---- smart wallets, and who burns gas
+
+
+def test_what_was_mined_without_effect_shares_with_half_as_many() -> None:
+    """Each of twenty that came back shares with nine others at most; fresh ones are not held up by it."""
+    back = [sendable(n, share_max=10) for n in range(1, 21)]
+    batches = compose_batches([*back, *(sendable(n) for n in range(21, 31))], batch_max=200, tx_gas_max=16_777_216)
+    assert [len(batch.payments) for batch in batches] == [10, 10, 10]
+    alone = compose_batches([sendable(n, share_max=1) for n in (1, 2)], batch_max=200, tx_gas_max=16_777_216)
+    assert [len(batch.payments) for batch in alone] == [1, 1]
+
+
+def test_payments_accepted_unverified_are_tried_in_calls_of_their_own() -> None:
+    """Eight at most; what keys signed is tried together."""
+    keys, wallets = [claimed(n) for n in range(1, 21)], [claimed(n, by_wallet=True) for n in range(21, 38)]
+    groups = preflight_groups([*wallets, *keys])
+    assert [len(group) for group in groups] == [20, 8, 8, 1]
+    assert not any(p.by_wallet for p in groups[0])
+
+
+def test_a_payer_that_burned_its_own_transaction_is_not_sent_again() -> None:
+    """One that was only set apart goes alone, also without code."""
+    payments = [claimed(1), claimed(2, payer=Address(b"\x02" * 20))]
+    quarantined = {payments[0].payer: 1, payments[1].payer: 0}
+    plan = plan_settlement(payments, seen(saw(), saw()), {}, quarantined=quarantined)
+    assert [(f.id, f.code) for f in plan.failed] == [(payments[0].id, "payer_quarantined")]
+    assert [(s.payment, s.alone) for s in plan.send] == [(payments[1], True)]
+
+
+def test_a_wallet_that_takes_all_its_gas_fails_at_a_second_block_where_its_key_never_signed() -> None:
+    """What a key signed waits: the code may be gone again before the authorization ends."""
+    greedy = saw(ok=False, code_size=23, gas_used=1_000_000)
+    first = judged(claimed(by_wallet=True), greedy)
+    assert [p.code for p in first.postponed] == ["invalid_exact_evm_transaction_simulation_failed"]
+    again = claimed(by_wallet=True, suspected_code=first.postponed[0].code, suspected_height=BlockNumber(99))
+    assert len(judged(again, greedy).failed) == 1
+    assert [p.code for p in judged(claimed(), greedy).postponed] == [None]
