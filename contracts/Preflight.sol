@@ -4,17 +4,6 @@ pragma solidity ^0.8.30;
 interface IAsset {
     function balanceOf(address account) external view returns (uint256);
     function authorizationState(address authorizer, bytes32 nonce) external view returns (bool);
-    function transferWithAuthorization(
-        address from,
-        address to,
-        uint256 value,
-        uint256 validAfter,
-        uint256 validBefore,
-        bytes32 nonce,
-        uint8 v,
-        bytes32 r,
-        bytes32 s
-    ) external;
 }
 
 /// @title What would become of many EIP-3009 payments, seen in one eth_call. It is never deployed.
@@ -31,7 +20,7 @@ interface IAsset {
 contract Preflight {
     /// @notice There is no code at the asset's address, or it is no EIP-3009 token.
     error Preflight__NoAsset(address asset);
-    /// @notice The items are not a whole number of 149 bytes.
+    /// @notice The items end in the middle of one.
     error Preflight__Malformed(uint256 length);
 
     struct Item {
@@ -40,19 +29,15 @@ contract Preflight {
         uint256 validAfter;
         uint256 validBefore;
         bytes32 nonce;
-        uint8 v;
-        bytes32 r;
-        bytes32 s;
+        bytes signature;
     }
 
-    uint256 private constant ITEM_BYTES = 149;
+    uint256 private constant ITEM_HEAD_BYTES = 86;
     uint256 private constant HEADER_BYTES = 19;
     uint256 private constant RESULT_BYTES = 26;
     uint256 private constant REASONS_MAX = 120;
     uint256 private constant REASON_BYTES_MAX = 132;
     uint256 private constant REASON_LEFT_OUT = 255;
-    // Code of the payer's decides what its item costs; the others must still be tried.
-    uint256 private constant CODE_PAYER_GAS = 1_000_000;
     // Looking at code, balance and authorization before the transfer makes them cheaper for it (EIP-2929).
     uint256 private constant WARMED_GAS = 2_600 + 2_100 + 2_100;
 
@@ -63,19 +48,23 @@ contract Preflight {
         bytes32[REASONS_MAX] hashes;
     }
 
-    /// @param packed items of 149 bytes: payer (20) value (16) validAfter (8) validBefore (8) nonce (32) v (1) r (32)
-    /// s (32)
-    constructor(address asset, address payTo, bytes memory packed) {
+    /// @param codePayerGas what an item gets whose payer has code, which decides what it costs: the others must still be
+    /// tried.
+    /// @param packed items: payer (20) value (16) validAfter (8) validBefore (8) nonce (32) length of the signature (2)
+    /// signature. One of 65 bytes is r (32) s (32) v (1), and goes into the transfer that takes these three.
+    constructor(address asset, address payTo, uint256 codePayerGas, uint256 count, bytes memory packed) {
         require(asset.code.length != 0, Preflight__NoAsset(asset));
-        require(packed.length % ITEM_BYTES == 0, Preflight__Malformed(packed.length));
-        uint256 count = packed.length / ITEM_BYTES;
         bytes memory answer = new bytes(HEADER_BYTES + count * RESULT_BYTES + REASONS_MAX * (1 + REASON_BYTES_MAX));
         Reasons memory reasons;
         reasons.end = HEADER_BYTES + count * RESULT_BYTES;
+        uint256 offset = 0;
         for (uint256 i = 0; i < count; ++i) {
-            uint256 result = _try(asset, payTo, _unpack(packed, i * ITEM_BYTES), answer, reasons);
+            Item memory item = _unpack(packed, offset);
+            offset += ITEM_HEAD_BYTES + item.signature.length;
+            uint256 result = _try(asset, payTo, codePayerGas, item, answer, reasons);
             _write(answer, HEADER_BYTES + i * RESULT_BYTES, RESULT_BYTES, result);
         }
+        require(offset == packed.length, Preflight__Malformed(packed.length));
         uint256 header = block.number << 88 | block.timestamp << 24 | count << 8 | reasons.count;
         _write(answer, 0, HEADER_BYTES, header);
         uint256 length = reasons.end;
@@ -84,16 +73,20 @@ contract Preflight {
         }
     }
 
-    function _try(address asset, address payTo, Item memory item, bytes memory answer, Reasons memory reasons)
-        private
-        returns (uint256 result)
-    {
+    function _try(
+        address asset,
+        address payTo,
+        uint256 codePayerGas,
+        Item memory item,
+        bytes memory answer,
+        Reasons memory reasons
+    ) private returns (uint256 result) {
         uint256 codeSize = item.payer.code.length;
         uint256 balance = _read(asset, abi.encodeCall(IAsset.balanceOf, (item.payer)));
         uint256 used = _read(asset, abi.encodeCall(IAsset.authorizationState, (item.payer, item.nonce)));
         bytes memory data = _transferCall(payTo, item);
         uint256 gasBefore = gasleft();
-        (bool ok, bytes memory returned) = asset.call{gas: codeSize == 0 ? gasBefore : CODE_PAYER_GAS}(data);
+        (bool ok, bytes memory returned) = asset.call{gas: codeSize == 0 ? gasBefore : codePayerGas}(data);
         uint256 gasUsed = gasBefore - gasleft() + WARMED_GAS;
         uint256 reason = ok ? 0 : _remember(returned, answer, reasons);
         if (balance > type(uint128).max) balance = type(uint128).max;
@@ -113,19 +106,30 @@ contract Preflight {
     }
 
     function _transferCall(address payTo, Item memory item) private pure returns (bytes memory) {
-        return abi.encodeCall(
-            IAsset.transferWithAuthorization,
-            (
+        bytes memory signature = item.signature;
+        if (signature.length != 65) {
+            return abi.encodeWithSignature(
+                "transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,bytes)",
                 item.payer,
                 payTo,
                 item.value,
                 item.validAfter,
                 item.validBefore,
                 item.nonce,
-                item.v,
-                item.r,
-                item.s
-            )
+                signature
+            );
+        }
+        return abi.encodeWithSignature(
+            "transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,uint8,bytes32,bytes32)",
+            item.payer,
+            payTo,
+            item.value,
+            item.validAfter,
+            item.validBefore,
+            item.nonce,
+            uint8(signature[64]),
+            bytes32(_number(signature, 0, 32)),
+            bytes32(_number(signature, 32, 32))
         );
     }
 
@@ -161,9 +165,13 @@ contract Preflight {
         item.validAfter = _number(packed, offset + 36, 8);
         item.validBefore = _number(packed, offset + 44, 8);
         item.nonce = bytes32(_number(packed, offset + 52, 32));
-        item.v = uint8(_number(packed, offset + 84, 1));
-        item.r = bytes32(_number(packed, offset + 85, 32));
-        item.s = bytes32(_number(packed, offset + 117, 32));
+        uint256 length = _number(packed, offset + 84, 2);
+        require(offset + ITEM_HEAD_BYTES + length <= packed.length, Preflight__Malformed(packed.length));
+        bytes memory signature = new bytes(length);
+        assembly ("memory-safe") {
+            mcopy(add(signature, 32), add(add(add(packed, 32), offset), ITEM_HEAD_BYTES), length)
+        }
+        item.signature = signature;
     }
 
     // `size` bytes as a number. The last word may read past the array, and shifts that away.

@@ -20,6 +20,7 @@ const CONTRACTS = [
   ["contracts/MintTokenLaunch.sol", "MintTokenLaunch", SHIPPED],
   ["contracts/Preflight.sol", "Preflight", SHIPPED],
   ["contracts/test/BurnWallet.sol", "BurnWallet", FOR_TESTS],
+  ["contracts/test/KeyWallet.sol", "KeyWallet", FOR_TESTS],
   ["contracts/test/CarelessMintToken.sol", "CarelessMintToken", FOR_TESTS],
   ["contracts/test/RevertingMintToken.sol", "RevertingMintToken", FOR_TESTS],
 ];

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from payfirst.chain.abi import UndecodableAnswer, deployment, selector
+from payfirst.chain.calldata import authorizations_in
 from payfirst.chain.contracts import (
     AUTHORIZATION_USED_TOPIC,
     MULTICALL3,
@@ -220,13 +221,16 @@ def request(number: int = 0, *, value: int = 1, valid_before: int = 2) -> Prefli
 
 
 def test_preflight_is_code_and_arguments() -> None:
-    """Creation code, then (address, address, bytes) with 149 bytes an item."""
-    packed = b"".join(
-        (ALICE, (1).to_bytes(16), (1).to_bytes(8), (2).to_bytes(8), bytes(32), b"\x1b", b"\x11" * 32, b"\x22" * 32)
+    """Creation code, then (address, address, uint256, uint256, bytes) with 86 bytes and the signature an item."""
+    head = (ALICE, (1).to_bytes(16), (1).to_bytes(8), (2).to_bytes(8), bytes(32), (65).to_bytes(2))
+    packed = b"".join((*head, b"\x11" * 32, b"\x22" * 32, b"\x1b"))
+    assert len(packed) == 86 + 65
+    expected = eth_abi.abi.encode(
+        ["address", "address", "uint256", "uint256", "bytes"], [ALICE, BOB, 500_000, 1, packed]
     )
-    assert len(packed) == 149
-    expected = eth_abi.abi.encode(["address", "address", "bytes"], [ALICE, BOB, packed])
-    assert encode_preflight(ALICE, BOB, [request()]) == artifact("Preflight").bytecode + expected
+    assert (
+        encode_preflight(ALICE, BOB, [request()], code_payer_gas=500_000) == artifact("Preflight").bytecode + expected
+    )
 
 
 def test_preflight_of_most_items_is_below_the_limit_of_init_code() -> None:
@@ -237,10 +241,30 @@ def test_preflight_of_most_items_is_below_the_limit_of_init_code() -> None:
         encode_preflight(ALICE, BOB, [*items, request()])
 
 
+def test_a_smart_wallets_signature_goes_into_the_transfer_that_takes_bytes() -> None:
+    """FiatTokenV2.2's own: of any length, none too; 65 bytes stay r, s, v."""
+    arguments = [ALICE, BOB, 5, 6, 7, b"\x08" * 32]
+    types = ["address", "address", "uint256", "uint256", "uint256", "bytes32"]
+    for signature in (b"", b"\x01" * 64, b"\x02" * 66, b"\x03" * 700):
+        data = encode_transfer_with_authorization(
+            payer=ALICE,
+            pay_to=BOB,
+            value=AtomicAmount(5),
+            valid_after=UnixTime(6),
+            valid_before=UnixTime(7),
+            nonce=AuthorizationNonce(b"\x08" * 32),
+            signature=signature,
+        )
+        expected = bytes.fromhex("cf092995") + eth_abi.abi.encode([*types, "bytes"], [*arguments, signature])
+        assert data == expected
+        found = authorizations_in(Address(b"\x0a" * 20), data, asset=Address(b"\x0a" * 20), multicall3=BOB)
+        assert found == [(ALICE, b"\x08" * 32)]
+
+
 def test_numbers_too_large_for_the_packed_form_stay_large() -> None:
     """A value nobody has and a time that never comes are sent as the largest that fit."""
     data = encode_preflight(ALICE, BOB, [request(value=2**200, valid_before=2**200)])
-    item = data[len(artifact("Preflight").bytecode) + 4 * 32 :][:149]
+    item = data[len(artifact("Preflight").bytecode) + 6 * 32 :][:86]
     assert (item[20:36], item[44:52]) == (b"\xff" * 16, b"\xff" * 8)
 
 

@@ -7,7 +7,7 @@ import os
 import time
 import uuid
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import msgspec
@@ -54,7 +54,7 @@ from payfirst.x402.eip712 import Asset, recover_signer, transfer_digest
 from payfirst.x402.payload import PaymentPayload
 from payfirst.x402.requirements import PaymentRequirements
 from payfirst.x402.responses import SETTLEMENT_HEADER_NAMES, payment_required, settlement
-from payfirst.x402.verify import BadSignature, InvalidPayment, verify
+from payfirst.x402.verify import KEY_SIGNATURE_BYTES, BadSignature, InvalidPayment, verify
 
 # The database's own timeouts end a request before; this one is for a body that never ends, and for faults of ours.
 REQUEST_TIMEOUT_S = 60.0
@@ -99,6 +99,9 @@ class MintRoute:
         self._base_url = config.server.base_url
         self._quantity_max = config.payments.quantity_max
         self._seconds_left_min = config.payments.seconds_left_min
+        self._wallet_signature_bytes_max = (
+            config.payments.wallet_signature_bytes_max if config.payments.smart_wallets else 0
+        )
         self._wait_s_max = config.server.wait_s_max
         self._max_timeout_s = config.payments.max_timeout_seconds
         self._status_url = f"{self._base_url}/api/payment/"
@@ -172,7 +175,15 @@ class MintRoute:
             self._demand_sold_at_once(wanted.quantity)
             requirements = self._requirements(token, wanted.quantity)
             now = UnixTime(int(time.time()))
-            verify(payload, requirements, now=now, seconds_left_min=self._seconds_left_min)
+            by_wallet = verify(
+                payload,
+                requirements,
+                now=now,
+                seconds_left_min=self._seconds_left_min,
+                wallet_signature_bytes_max=self._wallet_signature_bytes_max,
+            )
+            if by_wallet is not None:
+                payment = replace(payment, signature=by_wallet, by_wallet=True)
             # A request that repeats one that is being stored is admitted with it: it takes no other place.
             is_repeat = (payment.payer, payment.nonce) in self._storing
             if not is_repeat:
@@ -266,11 +277,14 @@ class MintRoute:
     ) -> Answer:
         """Never refuse a payment that was accepted before: a client that sees 402 signs another one and pays twice.
 
-        It may have expired, sold out or grown dearer since. Only its payer's own signature is worth the look-up.
+        It may have expired, sold out or grown dearer since. Only its payer's own signature is worth the look-up, or one
+        that a smart wallet may have made: also where such are taken no longer.
         """
         # What is refused for now was verified before.
-        is_signed = isinstance(refusal, NotNow) or (
-            not isinstance(refusal, BadSignature) and self._is_signed_by_payer(payload)
+        is_signed = (
+            isinstance(refusal, NotNow)
+            or (not isinstance(refusal, BadSignature) and self._is_signed_by_payer(payload))
+            or self._may_be_by_wallet(payload)
         )
         if is_signed:
             if (payment.payer, payment.nonce) in self._storing:
@@ -289,6 +303,9 @@ class MintRoute:
             return recover_signer(digest, payload.signature) == payload.authorization.payer
         except ValueError:
             return False
+
+    def _may_be_by_wallet(self, payload: PaymentPayload) -> bool:
+        return bool(self._wallet_signature_bytes_max) or len(payload.signature) != KEY_SIGNATURE_BYTES
 
     async def _accepted_before(self, stored: Accepted, quantity: int, version: Literal[1, 2]) -> Answer:
         """The first answer again while the payment is under way, and how it ended afterwards."""

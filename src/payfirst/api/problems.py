@@ -95,6 +95,7 @@ TITLES: dict[str, str] = {
     "not_now": "Not now",
     "not_ready": "No payment could be accepted now",
     "outcome_unknown": "The outcome is unknown",
+    "payer_quarantined": "The payer's account burned gas",
     "payer_short_of_funds": "The payer has signed more than it has",
     "sold_out": "Sold out",
     "too_many_payments": "Too many unsettled payments of one payer",

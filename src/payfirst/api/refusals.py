@@ -130,6 +130,12 @@ REFUSALS: tuple[Refusal, ...] = (
         "Fund the payer, and send the same request again after Retry-After seconds.",
     ),
     Refusal(
+        "payer_quarantined",
+        429,
+        "The code of the payer's account burned the gas of a settlement lately.",
+        "Pay from another account, or after Retry-After seconds.",
+    ),
+    Refusal(
         "header_too_large",
         431,
         "The payment header is longer than any payment needs.",

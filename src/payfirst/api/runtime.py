@@ -240,6 +240,8 @@ class Runtime:
             payer_short_s=payments.payer_short_s,
             drain_rate_floor_per_s=payments.drain_rate_floor_per_s,
             seconds_left_min=payments.seconds_left_min,
+            wallet_unsettled_max=payments.wallet_outstanding_max,
+            wallet_payer_unsettled_max=payments.wallet_payer_outstanding_max,
             accepting=not pause.accepting,
             settling=not pause.settling,
         )

@@ -6,7 +6,9 @@ from payfirst.chain.abi import UndecodableAnswer, decode_result, selector
 from payfirst.units import Address, AuthorizationNonce, MintId
 
 _TRANSFER = selector("transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,uint8,bytes32,bytes32)")
-_TRANSFER_BYTES = 4 + 9 * 32
+# A smart wallet's; payer and nonce stand in the same places.
+_TRANSFER_WITH_BYTES = selector("transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,bytes)")
+_TRANSFER_BYTES = 4 + 8 * 32
 _AGGREGATE3 = selector("aggregate3((address,bool,bytes)[])")
 _BATCH_MINT = selector("batchMint(address[],bytes32[])")
 
@@ -25,7 +27,7 @@ def authorizations_in(
     return [
         (Address(call[16:36]), AuthorizationNonce(call[164:196]))
         for target, call in calls
-        if target == asset and call[:4] == _TRANSFER and len(call) >= _TRANSFER_BYTES
+        if target == asset and call[:4] in (_TRANSFER, _TRANSFER_WITH_BYTES) and len(call) >= _TRANSFER_BYTES
     ]
 
 

@@ -29,6 +29,14 @@ AUTHORIZATION_CANCELED_TOPIC: Final = keccak(b"AuthorizationCanceled(address,byt
 TOKENS_MINTED_TOPIC: Final = keccak(b"TokensMinted(address,uint256,bytes32)")
 
 PREFLIGHT_ITEMS_MAX: Final = 250
+# What one pre-flight's items may come to, beside its code: EIP-3860 allows 49,152 bytes of creation code.
+PREFLIGHT_BYTES_MAX: Final = 40_000
+# An item without its signature.
+PREFLIGHT_ITEM_BYTES: Final = 86
+# Code of the payer's decides what its transfer costs: it gets no more than this, unless the seller says otherwise.
+CODE_PAYER_GAS: Final = 1_000_000
+# r, s and v: what a key signs with. All else is a smart wallet's.
+KEY_SIGNATURE_BYTES: Final = 65
 
 _WORD: Final = 32
 _PAD: Final = bytes(12)  # before an address in a word
@@ -41,6 +49,7 @@ _FALSE: Final = bytes(_WORD)
 _TRANSFER_WITH_AUTHORIZATION = selector(
     "transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,uint8,bytes32,bytes32)"
 )
+_TRANSFER_WITH_BYTES = selector("transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,bytes)")
 _AGGREGATE3 = selector("aggregate3((address,bool,bytes)[])")
 
 
@@ -54,7 +63,28 @@ def encode_transfer_with_authorization(
     nonce: AuthorizationNonce,
     signature: bytes,
 ) -> bytes:
-    """Calldata of EIP-3009's transfer; `signature` is r, s, v in 65 bytes. 292 bytes."""
+    """Calldata of EIP-3009's transfer. A `signature` of 65 bytes is r, s, v: 292 bytes.
+
+    Any other is a smart wallet's, for FiatTokenV2.2's transfer that takes its bytes as they are (EIP-1271).
+    """
+    if len(signature) != KEY_SIGNATURE_BYTES:
+        return b"".join(
+            (
+                _TRANSFER_WITH_BYTES,
+                _PAD,
+                payer,
+                _PAD,
+                pay_to,
+                value.to_bytes(_WORD),
+                valid_after.to_bytes(_WORD),
+                valid_before.to_bytes(_WORD),
+                nonce,
+                (7 * _WORD).to_bytes(_WORD),
+                len(signature).to_bytes(_WORD),
+                signature,
+                bytes(-len(signature) % _WORD),
+            )
+        )
     return b"".join(
         (
             _TRANSFER_WITH_AUTHORIZATION,
@@ -153,7 +183,7 @@ def encode_has_minted(mint_id: MintId) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreflightRequest:
-    """One authorization to be tried; `signature` is r, s, v in 65 bytes."""
+    """One authorization to be tried; a `signature` of 65 bytes is r, s, v, any other a smart wallet's."""
 
     payer: Address
     value: AtomicAmount
@@ -194,11 +224,14 @@ _HEADER_BYTES = 19
 _RESULT_BYTES = 26
 
 
-def encode_preflight(asset: Address, pay_to: Address, items: Sequence[PreflightRequest]) -> bytes:
+def encode_preflight(
+    asset: Address, pay_to: Address, items: Sequence[PreflightRequest], *, code_payer_gas: int = CODE_PAYER_GAS
+) -> bytes:
     """The data of an eth_call without `to` that tries `items` in order: see contracts/Preflight.sol.
 
     A value above 2**128 - 1 or a time above 2**64 - 1 is sent as that: no payer has as much, and no clock as many.
-    Raises ValueError for more than 250 items, which would not fit EIP-3860's limit.
+    `code_payer_gas` is what a transfer gets whose payer has code.
+    Raises ValueError for more than 250 items or PREFLIGHT_BYTES_MAX, which would not fit EIP-3860's limit.
     """
     if len(items) > PREFLIGHT_ITEMS_MAX:
         raise ValueError(f"{len(items)} items: one pre-flight takes {PREFLIGHT_ITEMS_MAX}")
@@ -211,11 +244,22 @@ def encode_preflight(asset: Address, pay_to: Address, items: Sequence[PreflightR
             min(item.valid_after, _TIME_MAX).to_bytes(8),
             min(item.valid_before, _TIME_MAX).to_bytes(8),
             item.nonce,
-            item.signature[64:65],
-            item.signature[:64],
+            len(item.signature).to_bytes(2),
+            item.signature,
         )
     )
-    head = (_PAD, asset, _PAD, pay_to, (3 * _WORD).to_bytes(_WORD), len(packed).to_bytes(_WORD))
+    if len(packed) > PREFLIGHT_BYTES_MAX:
+        raise ValueError(f"{len(packed)} bytes of items: one pre-flight takes {PREFLIGHT_BYTES_MAX}")
+    head = (
+        _PAD,
+        asset,
+        _PAD,
+        pay_to,
+        code_payer_gas.to_bytes(_WORD),
+        len(items).to_bytes(_WORD),
+        (5 * _WORD).to_bytes(_WORD),
+        len(packed).to_bytes(_WORD),
+    )
     return b"".join((artifact("Preflight").bytecode, *head, packed, bytes(-len(packed) % _WORD)))
 
 

@@ -67,6 +67,8 @@ def terms(config: configuration.Config) -> Terms:
         settle_mode=config.settle.mode,
         settle_batch_max=config.settle.batch_max,
         settle_unresolved_max=config.settle.unresolved_max,
+        code_payer_gas_max=config.settle.code_payer_gas_max,
+        quarantine_s=config.settle.quarantine_s,
         linger_s=config.settle.linger_ms / 1000,
         mint_batch_max=config.mint.batch_max,
         mint_unresolved_max=config.mint.unresolved_max,

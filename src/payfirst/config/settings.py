@@ -350,6 +350,14 @@ class Payments(Section):
     payer_short_s: int = _whole(
         30, 1, 3_600, "A payer seen short of money is refused more than it had for so long: 429."
     )
+    smart_wallets: bool = _switch(
+        "Take signatures of smart wallets (EIP-1271), which nobody can verify before the pre-flight: docs/wallets.md."
+    )
+    wallet_signature_bytes_max: int = _whole(2_048, 65, 4_096, "Of a smart wallet's signature; more is refused: 402.")
+    wallet_outstanding_max: int = _whole(
+        200, 1, 100_000, "Unsettled payments of all smart wallets together; above it 503."
+    )
+    wallet_payer_outstanding_max: int = _whole(4, 1, 100_000, "Unsettled payments of one smart wallet; above it 429.")
     heartbeat_max_age_s: int = _whole(30, 1, 3_600, "Older news from the workers makes the API answer 503.")
     confirm_lag_max_s: int = _whole(60, 1, 86_400, "Confirming further behind the chain makes the API answer 503.")
     token_sync_max_age_s: int = _whole(
@@ -403,6 +411,15 @@ class Settle(Section):
     )
     batch_max: int = _whole(200, 1, 250, "Payments in one transaction.")
     unresolved_max: int = _whole(16, 1, 64, "Unresolved transactions of the settle signer.")
+    code_payer_gas_max: int = _whole(
+        1_000_000,
+        100_000,
+        16_000_000,
+        "Gas for a payment whose payer has code (smart wallet, EIP-7702); it goes alone.",
+    )
+    quarantine_s: int = _whole(
+        3_600, 1, 2_592_000, "A payer whose code burned a transaction's gas is refused for so long: 429."
+    )
     linger_ms: int = _whole(150, 0, 10_000, "How long a batch that is not full waits for more under load.")
 
 

@@ -154,6 +154,7 @@ REORGS = Counter("payfirst_reorgs_total", "Reorgs that were undone.")
 REORGED = Counter(
     "payfirst_reorged_rows_total", "What reorgs took.", ("kind",), known=[("payment",), ("mint",), ("transaction",)]
 )
+BATCHES_BURNED = Counter("payfirst_gas_burned_total", "Transactions of payments that ran out of gas.")
 BLOCKS = Histogram("payfirst_block_duration_seconds", "Reading and applying one block at depth.", REQUEST_SECONDS)
 RPC_SECONDS = Histogram(
     "payfirst_rpc_request_duration_seconds",
@@ -172,7 +173,7 @@ RPC_DISAGREEMENTS = Counter(
 )
 WORKER = (
     STAGE, PAYMENTS_COMPLETED, PAYMENTS_FAILED, UNITS_MINTED, BATCH, TRANSACTIONS_MINED, GAS_USED, GAS_PAID_WEI,
-    REPLACEMENTS, REBROADCASTS, REORGS, REORGED, BLOCKS, RPC_SECONDS, RPC_ERRORS,
+    REPLACEMENTS, REBROADCASTS, REORGS, REORGED, BATCHES_BURNED, BLOCKS, RPC_SECONDS, RPC_ERRORS,
     RPC_DISAGREEMENTS,
 )  # fmt: skip
 

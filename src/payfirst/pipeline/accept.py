@@ -13,7 +13,8 @@ from payfirst.lifecycle import PaymentStatus
 from payfirst.ops import metrics
 from payfirst.pipeline.admission import NotNow
 from payfirst.store import payments
-from payfirst.store.database import Pool, session
+from payfirst.store import wallets as wallet_rows
+from payfirst.store.database import Pool, session, transaction
 from payfirst.store.payments import NewPayment, StoredPayment
 from payfirst.store.wake import Notifier
 from payfirst.units import Address, AuthorizationNonce
@@ -111,14 +112,7 @@ class Acceptor:
 
     async def _store(self, batch: Sequence[_Waiting]) -> None:
         try:
-            async with session(self._pool, "store payments") as connection:
-                created = await payments.insert(
-                    connection,
-                    network=self._network,
-                    asset=self._asset,
-                    pay_to=self._pay_to,
-                    payments=[w.payment for w in batch],
-                )
+            created = await self._insert([w.payment for w in batch])
         except StoreUnavailable:
             await self._settle_uncertain(batch)
             return
@@ -135,6 +129,19 @@ class Acceptor:
                 _answer(waiting, Accepted(waiting.payment.id, created=True, status=PaymentStatus.PENDING))
         if repeated:
             await self._settle_uncertain(repeated)
+
+    async def _insert(self, batch: Sequence[NewPayment]) -> set[uuid.UUID]:
+        """One statement and its commit; a smart wallet's payments are noted in the same commit."""
+        wallets = {p.id: p.payer for p in batch if p.by_wallet}
+        opened = transaction if wallets else session
+        async with opened(self._pool, "store payments") as connection:
+            created = await payments.insert(
+                connection, network=self._network, asset=self._asset, pay_to=self._pay_to, payments=batch
+            )
+            if wallets:
+                stored = {id_: payer for id_, payer in wallets.items() if id_ in created}
+                await wallet_rows.note(connection, network=self._network, payments=stored)
+        return created
 
     async def _settle_uncertain(self, batch: Sequence[_Waiting]) -> None:
         """Answer by what the table holds: after a conflict, and after a commit whose outcome is unknown."""

@@ -87,6 +87,12 @@ class PayerShort(PayerRefused):
     code: ClassVar[str] = "payer_short_of_funds"
 
 
+class PayerQuarantined(PayerRefused):
+    """The code of this payer's account burned the gas of a settlement."""
+
+    code: ClassVar[str] = "payer_quarantined"
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What admission is bound by; ages and times in seconds."""
@@ -102,6 +108,8 @@ class Limits:
     drain_rate_floor_per_s: float
     seconds_left_min: int
     accepting: bool = True  # false while the operator drains the system
+    wallet_unsettled_max: int = 0  # of payments accepted unverified
+    wallet_payer_unsettled_max: int = 0
     settling: bool = True  # false while the operator lets nothing be settled: then nothing is accepted either
 
     @property
@@ -223,9 +231,15 @@ def admit_payer(
     """Return if one more payment of this payer over `amount` may wait beside its others.
 
     `payer_taken` in payments and value came after the queue was counted, which was `news_age_s` ago.
-    Raises PayerAtLimit or PayerShort.
+    Raises PayerQuarantined, PayerAtLimit or PayerShort.
     """
     payments, value = payer_taken
+    if payer in snapshot.queue.quarantined:
+        raise PayerQuarantined(
+            "The code of this payer's account burned the gas of a settlement. Pay from another account."
+            " Nothing was taken.",
+            retry_after_s=max(1, math.ceil(snapshot.queue.quarantined[payer])),
+        )
     if snapshot.queue.crowded.get(payer, 0) + payments >= limits.payer_unsettled_max:
         raise PayerAtLimit(
             f"{limits.payer_unsettled_max} payments of this payer are unsettled, as many as are allowed at once."
@@ -239,6 +253,25 @@ def admit_payer(
             promised=short.value + value + amount,
             is_first=short.payments + payments == 0,
             news_age_s=news_age_s,
+        )
+
+
+def admit_wallet(snapshot: Snapshot, *, limits: Limits, payer: Address, taken: int, payer_taken: int) -> None:
+    """Return if one more payment may be accepted whose signature nobody has verified yet.
+
+    `taken` by this process came after the queue was counted, `payer_taken` of them from this payer.
+    Raises PayerAtLimit or QueueFull.
+    """
+    wallets = snapshot.queue.wallets
+    if wallets.get(payer, 0) + payer_taken >= limits.wallet_payer_unsettled_max:
+        raise PayerAtLimit(
+            f"{limits.wallet_payer_unsettled_max} payments of this smart wallet are unsettled, as many as are allowed"
+            " at once. Nothing was taken."
+        )
+    if sum(wallets.values()) + taken >= limits.wallet_unsettled_max:
+        raise QueueFull(
+            f"{limits.wallet_unsettled_max} payments of smart wallets are unsettled, as many as are allowed at once."
+            " Nothing was taken."
         )
 
 
@@ -285,6 +318,7 @@ class Admission:
         self._snapshot = Snapshot(None, {}, EMPTY_QUEUE)
         self._read_at = self._counted_at = self._count_due_at = monotonic()
         self._tally = Tally()
+        self._wallets = Tally()  # those of them that were accepted unverified
 
     @property
     def snapshot(self) -> Snapshot:
@@ -338,15 +372,28 @@ class Admission:
             payer_taken=self._tally.of_payer(payment.payer),
             news_age_s=self._monotonic() - self._counted_at,
         )
+        if payment.by_wallet:
+            admit_wallet(
+                self._snapshot,
+                limits=self._limits,
+                payer=payment.payer,
+                taken=self._wallets.payments,
+                payer_taken=self._wallets.of_payer(payment.payer)[0],
+            )
+            self._wallets.begin(payment)
         self._tally.begin(payment)
 
     def end(self, payment: NewPayment) -> None:
         """What `begin` counted is no longer being stored."""
         self._tally.end(payment)
+        if payment.by_wallet:
+            self._wallets.end(payment)
 
     def stored(self, payment: NewPayment) -> None:
         """Count a payment that this process put into the table, or may have put there, until the table is counted."""
         self._tally.stored(payment)
+        if payment.by_wallet:
+            self._wallets.stored(payment)
 
     async def refresh(self) -> None:
         """Read settings, workers and tokens, and count the queue when that is due. Raises StoreUnavailable."""
@@ -359,7 +406,7 @@ class Admission:
             # The queue first: what a worker reserves in between is then counted twice, not never.
             queue = self._snapshot.queue
             if asked_at >= self._count_due_at:
-                with self._tally.counting():
+                with self._tally.counting(), self._wallets.counting():
                     queue = await admission.count_queue(
                         connection,
                         self._network,

@@ -14,7 +14,7 @@ from payfirst.chain.rpc import RpcClient
 from payfirst.errors import LeaseLost, RetriedError, StoreUnavailable
 from payfirst.ops import metrics
 from payfirst.ops.log import FlowLog, get_logger
-from payfirst.pipeline import apply, credit, minted, scan
+from payfirst.pipeline import apply, burners, credit, minted, scan
 from payfirst.pipeline.confirm_plan import BlockPlan, plan_block
 from payfirst.pipeline.head import HeadWatch, read_block
 from payfirst.pipeline.late import LateConfirmer
@@ -138,12 +138,14 @@ class Confirmer:
                 state=scan.state_at(block.head, head=self._head.head),
             )
         plan = plan_block(evidence, self._caution)
+        burned = await burners.find(self._rpc, plan, evidence, state=scan.state_at(block.head, head=self._head.head))
         facts = await self._token_facts(block, just_minted={u.token for u in evidence.minted}, is_newest=is_newest)
         after = read_block(block.head)
         async with self._said_when_it_fails(plan, block), transaction(self._pool, "apply a block") as connection:
             await heads.move(connection, self._terms.network, before=cursor, after=after)
             await heads.remember(connection, self._terms.network, [after])
             created, units = await apply.write(connection, plan, block.head, unresolved, terms=self._terms)
+            await burners.write(connection, burned, terms=self._terms)
             for token in facts:
                 await tokens.sync(connection, self._terms.network, token, height=after.height)
             settled = len(plan.credits) + sum(map(len, plan.waiting.values()))
@@ -152,6 +154,7 @@ class Confirmer:
                 rate = settled / max(1.0, after.time - cursor.time)
                 await heads.note_drain(connection, self._terms.network, settled_per_s=rate, weight=DRAIN_WEIGHT)
         self._on_changed({*plan.payment_ids, *(unit.payment_id for unit in units)})
+        burners.report(burned)
         seconds = time.monotonic() - started
         metrics.BLOCKS.observe(seconds)
         _count(plan, units)

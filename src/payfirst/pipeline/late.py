@@ -12,7 +12,7 @@ from payfirst.chain.agreement import RpcDisagreement
 from payfirst.chain.rpc import RpcClient, RpcRefused, RpcUnavailable
 from payfirst.errors import RetriedError
 from payfirst.ops.log import get_logger
-from payfirst.pipeline import apply, scan
+from payfirst.pipeline import apply, burners, scan
 from payfirst.pipeline.confirm_plan import BlockPlan, plan_block
 from payfirst.pipeline.credit import Created
 from payfirst.pipeline.head import HeadWatch
@@ -75,7 +75,7 @@ class LateConfirmer:
         found = await self._look(self._rpc, evidence)
         if not found.receipts and not self._rpc.can_agree:
             raise RpcUnavailable(f"RPC: no receipt of {hex_text(evidence.tx_hash)} in block {evidence.block}")
-        plan, unresolved = await self._plan(found)
+        plan, unresolved, burned = await self._plan(found)
         agree = self._terms.agree_amount
         # That the block holds no such transaction after all needs a second endpoint as well.
         if not found.receipts or plan.used_before or (agree is not None and evidence.amount >= agree):
@@ -83,7 +83,7 @@ class LateConfirmer:
             found = await self._rpc.agreed(
                 lambda rpc: self._look(rpc, evidence), subject="payment", about=about, same=_as_evidence
             )
-            plan, unresolved = await self._plan(found)
+            plan, unresolved, burned = await self._plan(found)
         async with transaction(self._pool, "apply evidence that waited") as connection:
             cursor = (await heads.lock_cursor(connection, network)).block
             remembered = await heads.hash_at(connection, network, evidence.block)
@@ -92,6 +92,8 @@ class LateConfirmer:
             if not await waiting.take(connection, network, evidence):
                 return
             created, _ = await apply.write(connection, plan, found.head, unresolved, terms=self._terms)
+            await burners.write(connection, burned, terms=self._terms)
+        burners.report(burned)
         self._said.discard(evidence.tx_hash)
         self._on_applied(plan, created, found)
 
@@ -104,7 +106,9 @@ class LateConfirmer:
         is_there = receipt is not None and receipt.block_hash == evidence.block_hash
         return FoundBlock(blocks[0].head, (receipt,) if receipt is not None and is_there else ())
 
-    async def _plan(self, found: FoundBlock) -> tuple[BlockPlan, dict[TxHash, transactions.UnresolvedHash]]:
+    async def _plan(
+        self, found: FoundBlock
+    ) -> tuple[BlockPlan, dict[TxHash, transactions.UnresolvedHash], list[burners.Burned]]:
         async with session(self._pool, "read what waits for this evidence") as connection:
             unresolved = await transactions.unresolved_hashes(connection, self._terms.network)
             evidence = await scan.evidence(
@@ -116,7 +120,8 @@ class LateConfirmer:
                 unresolved=unresolved,
                 state="latest",
             )
-        return plan_block(evidence), unresolved
+        plan = plan_block(evidence)
+        return plan, unresolved, await burners.find(self._rpc, plan, evidence, state="latest")
 
     def _say(self, evidence: Evidence, error: RetriedError) -> None:
         """Once for each transaction: it is tried again with each block."""

@@ -21,16 +21,18 @@ from payfirst.pipeline.rounds import Rounds
 from payfirst.pipeline.settle_plan import (
     NEXT_BLOCK_S,
     NONCE_USED,
+    QUARANTINED,
     Batch,
     Sendable,
     SettlementPlan,
     allot,
     compose_batches,
     plan_settlement,
+    preflight_groups,
     suspect_or_fail,
 )
 from payfirst.pipeline.terms import Terms
-from payfirst.store import settling, short_payers, tokens, transactions
+from payfirst.store import settling, short_payers, tokens, transactions, wallets
 from payfirst.store.database import Connection, Pool, session, transaction
 from payfirst.store.settling import Claim, ClaimedPayment, Failed, Postponed
 from payfirst.store.wake import OnChanged
@@ -105,19 +107,28 @@ class Settler:
     async def _settle(self, claim: Claim, claimed: Sequence[ClaimedPayment], room: int) -> None:
         preflight = await self._preflight(claimed)
         async with session(self._pool, "read what payers have on its way") as connection:
+            payers = list({p.payer for p in claimed})
+            quarantined = await wallets.quarantined(connection, network=self._terms.network, payers=payers)
             on_its_way = await settling.unresolved_by_payer(
                 connection,
                 network=self._terms.network,
                 asset=self._terms.asset,
-                payers=list({p.payer for p in claimed}),
+                payers=payers,
             )
-        plan = plan_settlement(claimed, preflight, on_its_way)
+        plan = plan_settlement(
+            claimed,
+            preflight,
+            on_its_way,
+            quarantined=quarantined,
+            code_payer_gas=self._terms.code_payer_gas_max,
+        )
         if plan.asset_paused:
             log.error("asset_paused", message="The asset is paused: nothing can be settled until it is not")
         await self._note_balances(plan, preflight)
         await self._look_up_used(plan, preflight)
         # Where two endpoints have to agree on a fault, nobody else waits for that.
-        faults, plan.failed = (plan.failed, []) if self._rpc.can_agree else ([], plan.failed)
+        faults = [f for f in plan.failed if self._rpc.can_agree and f.code != QUARANTINED]  # that is no endpoint's word
+        plan.failed = [f for f in plan.failed if f not in faults]
         sendable = await self._reserve(claim, plan)
         await self._write_back(claim, plan)
         batches = self._batches(sendable)
@@ -135,16 +146,16 @@ class Settler:
     async def _preflight(self, claimed: Sequence[ClaimedPayment]) -> Preflight:
         """One call that tries every transfer in order at one pinned block; no state changes.
 
-        The seller may have changed payTo while payments wait: then it is one call for each payTo.
+        The seller may have changed payTo while payments wait: then it is one call for each payTo. What was accepted
+        unverified is tried in calls of its own, so that nonsense is in nobody's way.
         """
         return await self._preflight_of(self._rpc, claimed, at=self._head.head.hash)
 
     async def _preflight_of(self, rpc: RpcClient, claimed: Sequence[ClaimedPayment], *, at: BlockHash) -> Preflight:
         items: dict[uuid.UUID, PreflightItem] = {}
         preflight: Preflight | None = None
-        for pay_to in {p.pay_to: None for p in claimed}:
-            group = [p for p in claimed if p.pay_to == pay_to]
-            preflight = await self._try(rpc, group, pay_to, at=at)
+        for group in preflight_groups(claimed):
+            preflight = await self._try(rpc, group, group[0].pay_to, at=at)
             items.update(zip((p.id for p in group), preflight.items, strict=True))
         assert preflight is not None  # noqa: S101 - nothing claimed never gets here
         return replace(preflight, items=tuple(items[p.id] for p in claimed))
@@ -153,7 +164,12 @@ class Settler:
         self, rpc: RpcClient, group: Sequence[ClaimedPayment], pay_to: Address, *, at: BlockHash
     ) -> Preflight:
         """One pre-flight call; where a payer with code burns all of it, halves, so that the others go on."""
-        data = contracts.encode_preflight(self._terms.asset, pay_to, [_preflight_request(p) for p in group])
+        data = contracts.encode_preflight(
+            self._terms.asset,
+            pay_to,
+            [_preflight_request(p) for p in group],
+            code_payer_gas=self._terms.code_payer_gas_max,
+        )
         try:
             return contracts.decode_preflight(await rpc.eth_call(to=None, data=data, at=at))
         except RpcRefused as refused:
@@ -266,7 +282,13 @@ class Settler:
 
     def _batches(self, sendable: Sequence[Sendable]) -> list[Batch]:
         batch_max = self._terms.settle_batch_max if self._terms.settle_mode == "batch" else 1
-        return compose_batches(sendable, batch_max=batch_max, tx_gas_max=self._terms.tx_gas_max, caution=self._caution)
+        return compose_batches(
+            sendable,
+            batch_max=batch_max,
+            tx_gas_max=self._terms.tx_gas_max,
+            code_payer_gas=self._terms.code_payer_gas_max,
+            caution=self._caution,
+        )
 
     async def _send(self, claim: Claim, batch: Batch, *, failed: int) -> None:
         calls = [

@@ -56,6 +56,8 @@ class Terms:
     mint_batch_max: int
     mint_unresolved_max: int
     mint_gas_per_unit: int
+    code_payer_gas_max: int = 1_000_000  # for a payment whose payer has code
+    quarantine_s: int = 3_600
     audit_every_s: int = 600  # between two comparisons of the database with the chain
     settling_paused: bool = False  # by the operator: what was sent is still watched
     minting_paused: bool = False

@@ -17,7 +17,7 @@ from payfirst.pipeline.recredit import Recrediter, Use
 from payfirst.pipeline.scan import STATES_KEPT
 from payfirst.pipeline.settle_plan import NONCE_USED, SENTENCES
 from payfirst.pipeline.terms import Terms
-from payfirst.store import crediting, heads, owed, processes, short_payers, transactions
+from payfirst.store import crediting, heads, owed, processes, short_payers, transactions, wallets
 from payfirst.store.crediting import ExpiryCandidate
 from payfirst.store.database import Pool, session, transaction
 from payfirst.store.heads import ReadBlock
@@ -82,6 +82,7 @@ class Watcher:
         async with session(self._pool, "forget what is old") as connection:
             await processes.forget_silent(connection)
             await short_payers.forget_old(connection)
+            await wallets.forget_old(connection)
 
     async def expire(self) -> None:
         """Fail pending payments that no later block can settle, by evidence at the block read last."""

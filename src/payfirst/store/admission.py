@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from payfirst.store import short_payers, tokens
+from payfirst.store import short_payers, tokens, wallets
 from payfirst.store.database import Connection
 from payfirst.store.rows import address_of
 from payfirst.store.short_payers import ShortPayer
@@ -69,7 +69,8 @@ class Queue:
     """How many payments are unsettled (pending or sent), and whose.
 
     `waiting_payments` are the pending ones, `waiting_units` what they ask for that is promised to nobody yet. `crowded`
-    names only payers with many payments.
+    names only payers with many payments; `wallets` are unsettled payments that were accepted unverified, by payer, and
+    `quarantined` those of whom nothing is taken, for so many seconds more.
     """
 
     waiting_payments: int
@@ -78,6 +79,8 @@ class Queue:
     unsettled_by_token: dict[Address, int]
     crowded: dict[Address, int]
     short: dict[Address, ShortPayer]
+    wallets: dict[Address, int] = field(default_factory=dict)
+    quarantined: dict[Address, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,4 +130,6 @@ async def count_queue(
         unsettled_by_token={address_of(row["token_address"]): row["unsettled"] for row in live},
         crowded={address_of(row["payer"]): row["payments"] for row in crowded},
         short=await short_payers.read(connection, network=network, asset=asset),
+        wallets=await wallets.count(connection, network),
+        quarantined=await wallets.refused(connection, network),
     )

@@ -104,9 +104,12 @@ WHERE m.payment_id = e.id AND m.payment_tx_hash <> e.tx_hash
 # return_reverted: their transaction was mined without them; the next pre-flight says why.
 # moves: sent -> pending
 RETURN_REVERTED = """
-UPDATE payment_queue
-SET status = 'pending', tx_hash = NULL, processed_at = now(), next_attempt_at = now() + interval '1 second'
-WHERE id = ANY($1::uuid[]) AND status = 'sent' AND tx_hash = ANY($2::text[])
+UPDATE payment_queue p
+SET status = 'pending', tx_hash = NULL, processed_at = now(), share_max = greatest(1, t.item_count / 2),
+    next_attempt_at = now() + interval '1 second' * CASE WHEN t.item_count > 1 THEN 1
+                                                    ELSE least(30, 2 ^ least(p.attempts - 1, 5)) END
+FROM chain_attempts a JOIN chain_transactions t ON t.id = a.transaction_id
+WHERE p.id = ANY($1::uuid[]) AND p.status = 'sent' AND p.tx_hash = ANY($2::text[]) AND a.hash = p.tx_hash
 """
 
 # fail_used_before: the authorization was used at or below the acceptance height, so that was not for us.

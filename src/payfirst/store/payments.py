@@ -117,6 +117,7 @@ class NewPayment:
     valid_after: UnixTime
     valid_before: UnixTime
     signature: bytes
+    by_wallet: bool = False  # the signature is a smart wallet's, and unverified
 
 
 @dataclass(frozen=True, slots=True)

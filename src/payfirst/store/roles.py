@@ -57,6 +57,8 @@ RIGHTS: Mapping[str, Rights] = {
         " synced_height, synced_at)",
     ),
     "short_payers": Rights(api="SELECT", worker="SELECT, INSERT, UPDATE, DELETE"),
+    "wallet_payments": Rights(api="SELECT, INSERT", worker="SELECT, DELETE"),
+    "quarantined_payers": Rights(api="SELECT", worker="SELECT, INSERT, UPDATE, DELETE"),
     "chain_heads": Rights(api="SELECT", worker="SELECT, INSERT, UPDATE"),
     "chain_blocks": Rights(worker="SELECT, INSERT, UPDATE, DELETE"),
     "waiting_evidence": Rights(worker="SELECT, INSERT, UPDATE, DELETE"),

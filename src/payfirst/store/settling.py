@@ -37,7 +37,9 @@ FROM (
 WHERE p.id = due.id
 RETURNING p.id, p.token_address, p.payer, p.pay_to, p.amount, p.quantity, p.authorization_nonce, p.valid_after,
           p.valid_before, p.signature, p.accepted_height, p.supply_reserved, p.attempts, p.suspected_code,
-          p.suspected_height
+          p.suspected_height, p.share_max, EXISTS (
+              SELECT FROM wallet_payments w WHERE w.payment_id = p.id
+          ) AS by_wallet
 """
 
 # free_claims: the signer has a new holder; what an earlier one had claimed and not sent is due again.
@@ -93,7 +95,10 @@ RETURNING p.id
 
 @dataclass(frozen=True, slots=True)
 class ClaimedPayment:
-    """A pending payment that a settle worker holds; `suspected_*` is what an earlier pre-flight saw."""
+    """A pending payment that a settle worker holds; `suspected_*` is what an earlier pre-flight saw.
+
+    `share_max` is how many payments may share its transaction, `by_wallet` that nobody has verified its signature.
+    """
 
     id: uuid.UUID
     token: Address
@@ -110,6 +115,8 @@ class ClaimedPayment:
     attempts: int
     suspected_code: str | None
     suspected_height: BlockNumber | None
+    share_max: int | None = None
+    by_wallet: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +178,8 @@ async def claim_pending(
             attempts=row["attempts"],
             suspected_code=row["suspected_code"],
             suspected_height=row["suspected_height"],
+            share_max=row["share_max"],
+            by_wallet=row["by_wallet"],
         )
         for row in rows
     ]

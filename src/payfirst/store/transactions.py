@@ -66,7 +66,7 @@ WHERE t.network = $1 AND t.signer = $2 AND t.state = 'sent' AND {NOT_WAITING}
 # unresolved_hashes: every hash under which an unresolved transaction could be mined, of any signer; and whether it was
 # mined and its evidence waits.
 UNRESOLVED_HASHES = f"""
-SELECT a.hash, t.id, t.purpose, t.item_count, t.to_address, NOT {NOT_WAITING} AS waits
+SELECT a.hash, t.id, t.purpose, t.item_count, t.to_address, t.gas_limit, NOT {NOT_WAITING} AS waits
 FROM chain_transactions t JOIN chain_attempts a ON a.transaction_id = t.id
 WHERE t.network = $1 AND t.state = 'sent'
 """
@@ -252,6 +252,9 @@ class Undone:
     units: list[uuid.UUID]
 
 
+_NO_GAS = Gas(0)
+
+
 @dataclass(frozen=True, slots=True)
 class UnresolvedHash:
     """A hash under which one of our transactions could be mined."""
@@ -262,6 +265,7 @@ class UnresolvedHash:
     item_count: int
     to: Address = ZERO_ADDRESS
     waits: bool = False  # mined, and believed later
+    gas_limit: Gas = _NO_GAS
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,6 +404,7 @@ async def unresolved_hashes(connection: Connection, network: str) -> dict[TxHash
             row["item_count"],
             address_of(row["to_address"]),
             row["waits"],
+            Gas(row["gas_limit"]),
         )
         for row in rows
     ]

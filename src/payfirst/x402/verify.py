@@ -13,6 +13,9 @@ from payfirst.units import ZERO_ADDRESS, UnixTime, checksum_address
 from payfirst.x402.eip712 import recover_signer, transfer_digest
 from payfirst.x402.payload import Authorization, PaymentPayload
 from payfirst.x402.requirements import PAYMENT_FLOW, SCHEME, PaymentRequirements
+from payfirst.x402.wallet_signature import unwrap
+
+KEY_SIGNATURE_BYTES = 65
 
 
 class InvalidPayment(PayerError):
@@ -67,22 +70,35 @@ class BadSignature(InvalidPayment):
     code: ClassVar[str] = "invalid_exact_evm_payload_signature"
 
 
+class NotByKey(BadSignature):
+    """No signature by the payer's key; a smart wallet may have made it all the same."""
+
+
 def verify(
     payload: PaymentPayload,
     requirements: PaymentRequirements,
     *,
     now: UnixTime,
     seconds_left_min: int = 60,
-) -> None:
+    wallet_signature_bytes_max: int = 0,
+) -> bytes | None:
     """Return if `payload` pays exactly for `requirements` at `now`; raise an InvalidPayment otherwise.
 
+    None: the payer's key signed it. Bytes: it is a smart wallet's signature (unwrapped), by its shape alone, which only
+    the chain can judge; none is taken while `wallet_signature_bytes_max` is 0.
     Says nothing about balance, use or the payer's code: those are the chain's, and checked when settling.
     """
     _check_terms(payload, requirements)
     _check_accepted(payload, requirements)
     _check_transfer(payload.authorization, requirements)
     _check_times(payload.authorization, now=now, seconds_left_min=seconds_left_min)
-    _check_signature(payload, requirements)
+    try:
+        _check_signature(payload, requirements)
+    except NotByKey:
+        if not wallet_signature_bytes_max:
+            raise
+        return wallet_signature(payload.signature, bytes_max=wallet_signature_bytes_max)
+    return None
 
 
 def _check_terms(payload: PaymentPayload, requirements: PaymentRequirements) -> None:
@@ -156,10 +172,32 @@ def _check_signature(payload: PaymentPayload, requirements: PaymentRequirements)
     try:
         signer = recover_signer(digest, payload.signature)
     except ValueError as error:
-        raise BadSignature(f"The signature cannot be used: {error}. Sign the authorization again.") from error
+        if len(payload.signature) != KEY_SIGNATURE_BYTES:
+            raise NotByKey(
+                f"The signature cannot be used: {error}. Smart wallets (EIP-1271, ERC-6492) are not taken here: pay"
+                " from an account that signs with its own key."
+            ) from error
+        raise NotByKey(f"The signature cannot be used: {error}. Sign the authorization again.") from error
     if signer != payer:
-        raise BadSignature(
+        raise NotByKey(
             f"The signature is not by {checksum_address(payer)}: sign with that account, and with the EIP-712"
             f" domain name {requirements.asset.name!r}, version {requirements.asset.version!r},"
             f" chain id {requirements.asset.network.chain_id}."
         )
+
+
+def wallet_signature(signature: bytes, *, bytes_max: int) -> bytes:
+    """What a smart wallet is asked about: the bytes, out of their ERC-6492 wrapping. Raises BadSignature.
+
+    Empty bytes are a signature too: some wallets (Safe) were told on chain what they agree to.
+    """
+    try:
+        inner = unwrap(signature)
+    except ValueError as error:
+        raise BadSignature(f"The signature cannot be used: {error}. Sign the authorization again.") from error
+    if len(inner) > bytes_max:
+        raise BadSignature(
+            f"The smart wallet's signature has {len(inner)} bytes; at most {bytes_max} are taken. Pay from another"
+            " account."
+        )
+    return inner

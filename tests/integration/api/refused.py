@@ -555,6 +555,15 @@ async def _payer_short(shop: Shop, buyer: Buyer) -> httpx.Response:
     return await _until_changed(shop, signed(), buyer)
 
 
+async def _payer_quarantined(shop: Shop, buyer: Buyer) -> httpx.Response:
+    await shop.pool.execute(
+        "INSERT INTO quarantined_payers (network, payer, burns, until) VALUES ($1, $2, 1, now() + interval '1 hour')",
+        NETWORK.caip2,
+        hex_text(buyer.address),
+    )
+    return await _until_changed(shop, signed(), buyer)
+
+
 # As many payments as one payer may have unsettled.
 _OF_PAYER = """
 INSERT INTO payment_queue (id, network, asset, pay_to, token_address, payer, recipient, amount, quantity,
@@ -598,6 +607,7 @@ ALONE: list[Case] = [
     Case("sold out", _sold_out, 409, "sold_out", "ask for fewer"),
     Case("payer at its limit", _payer_at_limit, 429, "too_many_payments", "Send the same request again in 5 s"),
     Case("payer short of money", _payer_short, 429, "payer_short_of_funds", "fund it first"),
+    Case("payer quarantined", _payer_quarantined, 429, "payer_quarantined", "Pay from another account"),
     Case("paused", _paused, 503, "not_now", "Send the same request again in"),
     Case("not ready", _not_ready, 503, "not_ready", "Ask again later"),
     Case("broken", _broken, 500, "internal_error", "send the same header again"),

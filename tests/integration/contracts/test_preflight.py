@@ -249,7 +249,7 @@ async def test_contract_without_eip_3009_is_no_asset(chain: LocalChain, coin: Co
 
 
 async def test_cut_off_items_are_refused(coin: Coin) -> None:
-    """Items are 149 bytes each; something else is a fault of the program."""
+    """Bytes beyond the items that were announced, or too few, are a fault of the program."""
     data = encode_preflight(coin.address, SELLER, [])
     broken = data[:-32] + (1).to_bytes(32) + bytes(32)
     with pytest.raises(RpcRefused) as caught:

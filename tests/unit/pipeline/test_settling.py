@@ -10,18 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from payfirst.chain.abi import encode_call
-from payfirst.chain.contracts import Preflight, PreflightItem
+from payfirst.chain.contracts import CODE_PAYER_GAS, Preflight, PreflightItem
 from payfirst.chain.fees import intrinsic_gas
 from payfirst.pipeline.confirm_plan import Caution
 from payfirst.pipeline.settle_plan import (
     BATCH_GAS_FLOOR,
     CALL_BYTES,
-    CODE_PAYER_GAS_MAX,
     Sendable,
     SettlementPlan,
     allot,
     compose_batches,
     plan_settlement,
+    preflight_groups,
     suspect_or_fail,
 )
 from payfirst.store.settling import ClaimedPayment
@@ -82,7 +82,7 @@ BALANCE = "ERC20: transfer amount exceeds balance"
 def test_a_payment_that_goes_through_is_sent() -> None:
     """With the gas it took."""
     plan = judged(claimed(), saw())
-    assert [(s.gas_used, s.has_code) for s in plan.send] == [(33_000, False)]
+    assert [(s.gas_used, s.alone) for s in plan.send] == [(33_000, False)]
 
 
 def test_a_used_authorization_is_looked_up_before_anything_is_said_of_it() -> None:
@@ -192,7 +192,7 @@ def supply(*, max_mint_count: int | None = 10, minted: int = 0, reserved: int = 
 
 def sendable(number: int, **changes: object) -> Sendable:
     """A payment that passed pre-flight."""
-    return Sendable(claimed(number, **changes), gas_used=33_000, has_code=False)
+    return Sendable(claimed(number, **changes), gas_used=33_000, alone=False)
 
 
 def test_supply_goes_to_the_oldest() -> None:
@@ -222,11 +222,11 @@ def test_a_token_that_was_never_read_waits() -> None:
 
 def test_payers_with_code_never_share_a_transaction() -> None:
     """One of them can burn a whole batch."""
-    items = [sendable(1), replace(sendable(2), has_code=True), sendable(3)]
+    items = [sendable(1), replace(sendable(2), alone=True), sendable(3)]
     batches = compose_batches(items, batch_max=200, tx_gas_max=16_777_216)
     assert sorted(len(b.payments) for b in batches) == [1, 2]
     alone = next(b for b in batches if len(b.payments) == 1)
-    assert (alone.payments[0].id.int, alone.execution_gas) == (2, CODE_PAYER_GAS_MAX)
+    assert (alone.payments[0].id.int, alone.execution_gas) == (2, CODE_PAYER_GAS)
 
 
 @given(
@@ -256,3 +256,42 @@ def test_payments_that_wait_deeper_or_for_a_second_endpoint_share_no_transaction
     ]
     batches = compose_batches(items, batch_max=200, tx_gas_max=16_777_216, caution=caution)
     assert [[p.id.int for p in batch.payments] for batch in batches] == [[1, 5], [2, 4], [3, 6]]
+
+
+# ---- smart wallets, and who burns gas
+
+
+def test_what_was_mined_without_effect_shares_with_half_as_many() -> None:
+    """Each of twenty that came back shares with nine others at most; fresh ones are not held up by it."""
+    back = [sendable(n, share_max=10) for n in range(1, 21)]
+    batches = compose_batches([*back, *(sendable(n) for n in range(21, 31))], batch_max=200, tx_gas_max=16_777_216)
+    assert [len(batch.payments) for batch in batches] == [10, 10, 10]
+    alone = compose_batches([sendable(n, share_max=1) for n in (1, 2)], batch_max=200, tx_gas_max=16_777_216)
+    assert [len(batch.payments) for batch in alone] == [1, 1]
+
+
+def test_payments_accepted_unverified_are_tried_in_calls_of_their_own() -> None:
+    """Eight at most; what keys signed is tried together."""
+    keys, wallets = [claimed(n) for n in range(1, 21)], [claimed(n, by_wallet=True) for n in range(21, 38)]
+    groups = preflight_groups([*wallets, *keys])
+    assert [len(group) for group in groups] == [20, 8, 8, 1]
+    assert not any(p.by_wallet for p in groups[0])
+
+
+def test_a_payer_that_burned_its_own_transaction_is_not_sent_again() -> None:
+    """One that was only set apart goes alone, also without code."""
+    payments = [claimed(1), claimed(2, payer=Address(b"\x02" * 20))]
+    quarantined = {payments[0].payer: 1, payments[1].payer: 0}
+    plan = plan_settlement(payments, seen(saw(), saw()), {}, quarantined=quarantined)
+    assert [(f.id, f.code) for f in plan.failed] == [(payments[0].id, "payer_quarantined")]
+    assert [(s.payment, s.alone) for s in plan.send] == [(payments[1], True)]
+
+
+def test_a_wallet_that_takes_all_its_gas_fails_at_a_second_block_where_its_key_never_signed() -> None:
+    """What a key signed waits: the code may be gone again before the authorization ends."""
+    greedy = saw(ok=False, code_size=23, gas_used=1_000_000)
+    first = judged(claimed(by_wallet=True), greedy)
+    assert [p.code for p in first.postponed] == ["invalid_exact_evm_transaction_simulation_failed"]
+    again = claimed(by_wallet=True, suspected_code=first.postponed[0].code, suspected_height=BlockNumber(99))
+    assert len(judged(again, greedy).failed) == 1
+    assert [p.code for p in judged(claimed(), greedy).postponed] == [None]
