@@ -1,0 +1,1 @@
+"""`make bench`: how fast payfirst is on this machine, and where its microseconds go. See README.md beside this."""
