@@ -10,7 +10,7 @@ SEED ?=
 TESTS_AT_ONCE ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-all soak check wheel contracts lock clean
+.PHONY: help setup demo bench test test-slow test-all soak check wheel contracts lock clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ setup: $(VENV)/.stamp node_modules/.stamp ## Set up everything: virtual environm
 
 demo: setup ## The whole flow on this machine: make demo ARGS="--once --json"
 	@$(BIN)/payfirst demo $(ARGS)
+
+bench: setup ## How fast it is on this machine: make bench ARGS="--quick --json"
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 check: setup ## Lint, types, and who may import whom
 	@$(BIN)/ruff check .
@@ -70,4 +73,4 @@ lock: $(VENV)/.stamp ## Pin the requirements again, with hashes
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml --extra demo --group dev -o requirements/dev.txt
 
 clean: ## Remove what set-up, tests and the demo made; payfirst-data is yours and stays
-	@rm -rf $(VENV) node_modules $(CLIENTS)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis payfirst-demo dist .build
+	@rm -rf $(VENV) node_modules $(CLIENTS)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis payfirst-demo payfirst-bench dist .build

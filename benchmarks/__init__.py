@@ -1,1 +1,1 @@
-"""What payfirst costs, measured: each module is a program."""
+"""`make bench`: how fast payfirst is on this machine, and where its microseconds go. See README.md beside this."""

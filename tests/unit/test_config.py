@@ -404,11 +404,13 @@ def test_number_in_a_variable_is_a_plain_one(text: str) -> None:
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(text: str, setting: str, other: str) -> None:
-    """A default that no longer fits what was set is told as well."""
+    """A default that no longer fits what was set is told as well; where it was set, if it was."""
     write(text)
     fault = only_fault("tool", {})
     assert fault.setting == setting
-    assert fault.source in ("default", "preset: base-sepolia")
+    was_set = f"\n{setting.partition('.')[2]} =" in text
+    assert (fault.source == f"payfirst.toml:{setting}") == was_set
+    assert was_set or fault.source in ("default", "preset: base-sepolia")
     assert other in fault.expected
 
 

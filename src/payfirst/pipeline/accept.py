@@ -19,8 +19,9 @@ from payfirst.store.payments import NewPayment, StoredPayment
 from payfirst.store.wake import Notifier
 from payfirst.units import Address, AuthorizationNonce
 
-WRITERS = 2
+# One writer takes whatever waits; while it commits, the next batch gathers. A batch that is full does not wait for it.
 BATCH_MAX = 256
+FULL_WRITERS = 1
 WAITING_MAX = 10_000
 # How long an uncertain commit is looked for before the buyer is asked to send the same header again.
 REREAD_S = 3.0
@@ -62,7 +63,8 @@ class Acceptor:
         self._pay_to = pay_to
         self._notifier = notifier
         self._waiting: list[_Waiting] = []
-        self._work = asyncio.Event()
+        self._some_wait = asyncio.Event()
+        self._many_wait = asyncio.Event()
 
     async def accept(self, payment: NewPayment) -> Accepted:
         """Store one payment; returns after the commit.
@@ -74,7 +76,9 @@ class Acceptor:
             raise NotNow("Too many requests at once. Nothing was taken.", retry_after_s=1)
         waiting = _Waiting(payment, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
-        self._work.set()
+        self._some_wait.set()
+        if len(self._waiting) >= BATCH_MAX:
+            self._many_wait.set()
         return await waiting.answer
 
     async def find(self, payment: NewPayment) -> Accepted | None:
@@ -92,15 +96,18 @@ class Acceptor:
     async def run(self) -> None:
         """Write until cancelled: while one batch commits, the next one gathers."""
         async with asyncio.TaskGroup() as group:
-            for _ in range(WRITERS):
-                group.create_task(self._write())
+            group.create_task(self._write(self._some_wait))
+            for _ in range(FULL_WRITERS):
+                group.create_task(self._write(self._many_wait))
 
-    async def _write(self) -> None:
+    async def _write(self, when: asyncio.Event) -> None:
         while True:
-            await self._work.wait()
+            await when.wait()
             batch, self._waiting = self._waiting[:BATCH_MAX], self._waiting[BATCH_MAX:]
             if not self._waiting:
-                self._work.clear()
+                self._some_wait.clear()
+            if len(self._waiting) < BATCH_MAX:
+                self._many_wait.clear()
             if not batch:
                 continue
             try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from payfirst.chain import calldata
 from payfirst.chain.blocks import MinedTransaction, Receipt
@@ -111,6 +111,11 @@ class Adopter:
             for found in look.found:
                 trusted = fenced[signer.address] if is_fenced else cut
                 await self._adopt(found, look.purpose, actor=actor, cut=trusted)
+            if look.found:  # what the scan has passed is read at once: what its rows carried waits for that
+                adopted = await self._look(
+                    signer.address, signer.purpose, first=first, fenced=is_fenced, thorough=thorough
+                )
+                look = replace(look, unread=adopted.unread)
             for unresolved, receipt in look.unread:
                 await self._read_late(unresolved, receipt, actor=actor)
             complete = {f.nonce for f in look.found}.issuperset(look.view.missing)

@@ -22,6 +22,7 @@ from payfirst.store.owed import Debt
 from payfirst.units import Address, uuid7
 from payfirst.x402.mint_id import mint_id
 
+ID_RANDOM_BYTES = 10
 NO_SUPPLY = "no_supply"
 NO_SUPPLY_SENTENCE = "The payment came after its supply had been given back, and the token is sold out."
 
@@ -39,10 +40,13 @@ async def write(connection: Connection, credits_: Sequence[Credit], *, block: He
     if not credits_:
         return []
     deliverable = await _reserve_late(connection, credits_, terms)
+    # All at once: each draw is a system call.
+    random = memoryview(os.urandom(ID_RANDOM_BYTES * sum(one.payment.quantity for one in credits_)))
     completions: list[Completion] = []
     new_mints: list[NewMint] = []
     for one in credits_:
-        units = _mint_rows(one, terms, delivered=one.payment.id in deliverable)
+        drawn = random[len(new_mints) * ID_RANDOM_BYTES :]
+        units = _mint_rows(one, terms, delivered=one.payment.id in deliverable, random=drawn)
         new_mints += units
         completions.append(
             completion(one, block, reserved=one.payment.id in deliverable, queue_ids=[str(u.id) for u in units])
@@ -102,15 +106,17 @@ def completion(one: Credit, block: Head, *, reserved: bool = True, queue_ids: Se
     )
 
 
-def _mint_rows(one: Credit, terms: Terms, *, delivered: bool) -> list[NewMint]:
+def _mint_rows(one: Credit, terms: Terms, *, delivered: bool, random: memoryview) -> list[NewMint]:
     payment = one.payment
     # When anyone else submitted the authorization, only the payer is known to have wanted it.
     recipient = payment.recipient if one.ours else payment.payer
     now_ms = time.time_ns() // 1_000_000
-    random = os.urandom(10 * payment.quantity)
     return [
         NewMint(
-            id=uuid7(now_ms=now_ms, random_bits=int.from_bytes(random[unit * 10 : unit * 10 + 10], "big")),
+            id=uuid7(
+                now_ms=now_ms,
+                random_bits=int.from_bytes(random[unit * ID_RANDOM_BYTES : (unit + 1) * ID_RANDOM_BYTES]),
+            ),
             payment_id=payment.id,
             unit=unit,
             payment_tx_hash=one.transfer.tx_hash,

@@ -85,6 +85,8 @@ class Outbox:
         self._tenure: Tenure | None = None
         self._stopping = False
         self._balance: tuple[BlockHash, Wei] | None = None
+        # What is on its way may cost this much at the most, by the last count; less once some of it is mined.
+        self._bound: Wei | None = None
         # When the newest bytes of a nonce were sent, and since when a nonce is the signer's next, in chain time.
         self._sent_at: dict[TxHash, UnixTime] = {}
         self._next: tuple[AccountNonce, UnixTime] | None = None
@@ -102,7 +104,7 @@ class Outbox:
 
     def lose(self) -> None:
         """Forget what is believed of the signer: the next `hold` reads it again."""
-        self._tenure = None
+        self._tenure = self._bound = None
 
     async def hold(self) -> Claim:
         """Return in whose name to claim; waits while another process holds the signer.
@@ -180,7 +182,9 @@ class Outbox:
 
     async def _unresolved(self) -> Unresolved:
         async with session(self._pool, "count unresolved transactions") as connection:
-            return await transactions.count_unresolved(connection, self._terms.network, self.address)
+            counted = await transactions.count_unresolved(connection, self._terms.network, self.address)
+        self._bound = counted.cost
+        return counted
 
     async def _demand_gas_money(self, tenure: Tenure, *, cost: Wei) -> None:
         """Return if the signer can pay: a transaction it cannot pay for would hold up every nonce behind it."""
@@ -189,6 +193,8 @@ class Outbox:
             self._balance = (head.hash, await self._rpc.balance(self.address))
         balance = self._balance[1]
         needed = cost * COST_MARGIN_NUMERATOR // COST_MARGIN_DENOMINATOR
+        if self._bound is not None and balance >= needed + self._bound:
+            return
         if balance >= needed:
             bound = await self._unresolved()
             if balance >= needed + bound.cost:
@@ -254,6 +260,8 @@ class Outbox:
             )
             await store_items(connection, transaction_id, signed.hash)
         self._tenure = Tenure(tenure.epoch, AccountNonce(signed.nonce + 1))
+        if self._bound is not None:
+            self._bound = Wei(self._bound + gas_limit * fees.max_fee)
         metrics.BATCH.observe(item_count, self._purpose)
         await self._broadcast(signed.hash, signed.signed)
         return signed
@@ -445,6 +453,7 @@ class Outbox:
             stored = await transactions.store_replacement(connection, replacement, epoch=tenure.epoch)
         if not stored:
             return True  # resolved meanwhile, or another's
+        self._bound = None  # it may cost more now
         metrics.REPLACEMENTS.add(self._purpose, "noop" if as_noop else "fee")
         log.warning(
             "nonce_given_up" if as_noop else "fee_raised",

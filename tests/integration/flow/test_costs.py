@@ -1,0 +1,141 @@
+"""What must not grow unseen: statements, calls and gas a batch. Counted, not timed, so that no machine is too slow."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+
+from faults.rig.rpc_proxy import rpc_proxy
+
+from payfirst.pipeline.accept import Acceptor
+from payfirst.store import crediting, database, mints, payments, settling, signers, tokens, transactions
+from payfirst.store.database import Pool
+from payfirst.store.payments import NewPayment
+from payfirst.store.wake import PAYMENTS as PAYMENTS_CHANNEL
+from payfirst.store.wake import Notifier
+from payfirst.units import uuid7
+from payfirst.x402.signing import sign_authorization
+
+from .counting import counted
+from .rig import PAY_TO, Buyer, Rig, open_rig
+
+PAYMENTS = 100
+SETTLE_GAS_MAX = 46_500
+MINT_GAS_MAX = 52_000  # to holders who have none yet; 17,100 less to those who do
+
+# Once for a whole batch, however many payments or units it has.
+ONCE_A_BATCH = {
+    "payers' unresolved value": settling.UNRESOLVED_BY_PAYER,
+    "lock what is claimed": settling.LOCK_CLAIMED,
+    "lock supply": tokens.LOCK_SUPPLY,
+    "reserve": tokens.MARK_RESERVED,
+    "items": transactions.STORE_PAYMENT_ITEMS,
+    "payments sent": settling.MARK_SENT,
+    "completed": crediting.MARK_COMPLETED,
+    "units": mints.INSERT_MINTS,
+    "units' items": transactions.STORE_MINT_ITEMS,
+    "units sent": mints.MARK_MINTS_SENT,
+    "minted": mints.MARK_MINTED,
+}
+
+
+# What the worker may ask the chain for a batch of payments and one of units, however many are in them: once each is
+# the rule; on a slow machine a receipt is looked for again, or bytes are sent again.
+CALLS_MAX = {
+    "eth_sendRawTransaction": 4,
+    "eth_getTransactionReceipt": 8,
+    "eth_call": 12,
+    "eth_getBalance": 6,
+}
+
+
+async def test_a_hundred_payments_cost_the_statements_of_one(database_url: str, pool: Pool) -> None:
+    """Each step is one statement for all; two transactions carry them, with few calls and at their gas."""
+    async with counted(database_url) as statements, open_rig(database_url, pool) as opened:
+        rig = replace(opened, database_url=statements.url)
+        async with rig.working():  # from now on it is known where the chain stands
+            await rig.until_a_worker_lives()
+        buyers = await rig.buyers(PAYMENTS)
+        made = [_payment(rig, buyer) for buyer in buyers]
+        async with database.session(pool, "test") as connection:
+            stored = await payments.insert(
+                connection, network=rig.terms.network, asset=rig.asset.address, pay_to=PAY_TO, payments=made
+            )
+        assert len(stored) == PAYMENTS
+        statements.executed.clear()
+        async with rpc_proxy(rig.chain.url) as proxy, rig.working(rpc_urls=(proxy.url,)):
+            await rig.until_counts(payments_completed=PAYMENTS, mints_completed=PAYMENTS)
+        found = {name: statements.count(sql) for name, sql in ONCE_A_BATCH.items()}
+        assert found == dict.fromkeys(ONCE_A_BATCH, 1)
+        assert statements.count(signers.SPEND_NONCE) == 2
+        for method, most in CALLS_MAX.items():
+            assert 0 < proxy.methods().count(method) <= most, method
+        for purpose, gas_max in (("settle", SETTLE_GAS_MAX), ("mint", MINT_GAS_MAX)):
+            ((gas, items, succeeded),) = await rig.gas_used(purpose)
+            assert (items, succeeded) == (PAYMENTS, True)
+            assert gas / items <= gas_max
+        await rig.check_invariants()
+
+
+async def test_requests_in_flight_share_one_commit(database_url: str, pool: Pool) -> None:
+    """Sixty-four payments that wait together are stored by one statement."""
+    async with counted(database_url) as statements, open_rig(database_url, pool) as rig:
+        async with rig.working():
+            await rig.until_a_worker_lives()
+        own = await database.connect(statements.url, name="test", size=4)
+        async with own:
+            acceptor = Acceptor(
+                own, network=rig.terms.network, asset=rig.asset.address, pay_to=PAY_TO,
+                notifier=Notifier(own, PAYMENTS_CHANNEL),
+            )  # fmt: skip
+            writing = asyncio.create_task(acceptor.run())
+            waiting = [acceptor.accept(_payment(rig, Buyer(rig.asset))) for _ in range(64)]
+            answers = await asyncio.gather(*waiting)
+            writing.cancel()
+            await asyncio.wait([writing])
+        assert all(answer.created for answer in answers)
+        assert statements.count(payments.INSERT_PAYMENTS) == 1
+
+
+async def test_giving_a_connection_back_costs_no_statement(database_url: str) -> None:
+    """A pool of ours executes what is asked of it and nothing else; the driver's default is a statement more."""
+
+    async with counted(database_url) as statements:
+        pool = await database.connect(statements.url, name="test", size=1)
+        async with pool:
+            async with database.session(pool, "test") as connection:
+                await connection.fetchval("SELECT 1")
+            statements.executed.clear()
+            for _ in range(3):
+                async with database.session(pool, "test") as connection:
+                    await connection.fetchval("SELECT 1")
+            assert statements.executed == ["SELECT 1"] * 3
+
+
+async def test_what_a_session_leaves_open_is_rolled_back(database_url: str) -> None:
+    """A connection that comes back within a transaction is given out again without it."""
+
+    pool = await database.connect(database_url, name="test", size=1)
+    async with pool:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # the driver complains of it, rightly
+        async with database.session(pool, "test") as connection:
+            await connection.execute("BEGIN")
+        async with database.session(pool, "test") as connection:
+            assert not connection.is_in_transaction()
+
+
+def _payment(rig: Rig, buyer: Buyer) -> NewPayment:
+    authorization = buyer.authorize()
+    return NewPayment(
+        id=uuid7(now_ms=time.time_ns() // 1_000_000, random_bits=int.from_bytes(authorization.nonce[:10])),
+        token=rig.token,
+        quantity=1,
+        recipient=buyer.address,
+        payer=buyer.address,
+        amount=authorization.value,
+        nonce=authorization.nonce,
+        valid_after=authorization.valid_after,
+        valid_before=authorization.valid_before,
+        signature=sign_authorization(rig.asset, authorization, buyer.key),
+    )
