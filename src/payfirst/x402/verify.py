@@ -174,8 +174,9 @@ def _check_signature(payload: PaymentPayload, requirements: PaymentRequirements)
     except ValueError as error:
         if len(payload.signature) != KEY_SIGNATURE_BYTES:
             raise NotByKey(
-                f"The signature cannot be used: {error}. Smart wallets (EIP-1271, ERC-6492) are not taken here: pay"
-                " from an account that signs with its own key."
+                f"The signature cannot be used: it has {len(payload.signature)} bytes instead of 65 (r, s, v). Smart"
+                " wallets (EIP-1271, ERC-6492) are not taken here. Sign the authorization again, with an account that"
+                " has a key of its own."
             ) from error
         raise NotByKey(f"The signature cannot be used: {error}. Sign the authorization again.") from error
     if signer != payer:
