@@ -107,6 +107,7 @@ class MintRoute:
         self._status_url = f"{self._base_url}/api/payment/"
         self._offers: dict[tuple[Address, AtomicAmount, int], PaymentRequirements] = {}
         self._ids = PaymentIds()
+        self._loop: asyncio.AbstractEventLoop | None = None
         # Authorizations whose commit is under way: a look-up does not see them yet, and how many requests wait.
         self._storing: Counter[tuple[Address, AuthorizationNonce]] = Counter()
         self._demand_that_offers_can_be_made()
@@ -134,8 +135,10 @@ class MintRoute:
         try:
             payment, length, prefer = read_headers(scope["headers"])
             token = token_in_path(scope["path"])
+            if self._loop is None:
+                self._loop = asyncio.get_running_loop()  # once: up to Python 3.11 it is a system call
             # One timeout for all of it: each costs some microseconds.
-            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+            async with asyncio.Timeout(self._loop.time() + REQUEST_TIMEOUT_S):
                 wanted = wanted_in(token, await read_body(receive, length))
                 answer = self._offer(wanted) if payment is None else await self._take(wanted, payment)
             if prefer and payment is not None and isinstance(answer, UnderWay):

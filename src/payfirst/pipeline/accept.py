@@ -63,6 +63,7 @@ class Acceptor:
         self._pay_to = pay_to
         self._notifier = notifier
         self._waiting: list[_Waiting] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._some_wait = asyncio.Event()
         self._many_wait = asyncio.Event()
 
@@ -74,7 +75,9 @@ class Acceptor:
         """
         if len(self._waiting) >= WAITING_MAX:
             raise NotNow("Too many requests at once. Nothing was taken.", retry_after_s=1)
-        waiting = _Waiting(payment, asyncio.get_running_loop().create_future())
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()  # once: up to Python 3.11 it is a system call
+        waiting = _Waiting(payment, self._loop.create_future())
         self._waiting.append(waiting)
         self._some_wait.set()
         if len(self._waiting) >= BATCH_MAX:
