@@ -8,6 +8,7 @@ MINUTES ?= 10
 SEED ?=
 # Tests mostly wait for blocks, processes and time limits: four at once take a third of the time on two cores.
 TESTS_AT_ONCE ?= 4
+SLOW_TESTS_AT_ONCE ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo bench test test-slow test-all soak check wheel contracts lock clean
@@ -53,7 +54,7 @@ test: setup check ## Every fast test, on a real PostgreSQL and a real chain
 	@$(BIN)/pytest -m "not slow" -n $(TESTS_AT_ONCE) $(ARGS)
 
 test-slow: setup $(CLIENTS)/node_modules/.stamp ## Only the slow suites: the demo as a whole, official clients
-	@$(BIN)/pytest -m slow $(ARGS)
+	@$(BIN)/pytest -m slow -n $(SLOW_TESTS_AT_ONCE) $(ARGS)
 
 test-all: test test-slow ## Everything
 
