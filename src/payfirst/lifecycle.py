@@ -44,6 +44,16 @@ class TransactionState(enum.StrEnum):
     DISPLACED = "displaced"
 
 
+class RefundStatus(enum.StrEnum):
+    """`refunds.status`; `completed` means that the chain shows the beneficiary's money."""
+
+    WAITING = "waiting"
+    APPROVED = "approved"
+    SENT = "sent"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+
+
 class PaymentEvent(enum.StrEnum):
     """What can happen to a payment."""
 
@@ -84,6 +94,18 @@ class TransactionEvent(enum.StrEnum):
     REORGED_AWAY = "reorg took it"
     FINALIZED = "block final"
     NONCE_USED_BY_OTHER = "another transaction used the nonce"
+
+
+class RefundEvent(enum.StrEnum):
+    """What can happen to a refund."""
+
+    APPROVED = "approved"
+    STORED_FOR_BROADCAST = "signed bytes stored"
+    TRANSFER_CONFIRMED = "transfer at depth"
+    NOT_IN_BLOCK = "transaction at depth without it"
+    REORGED_AWAY = "reorg took it"
+    DEBT_ENDED = "debt ended otherwise"
+    OWED_AGAIN = "owed again"
 
 
 class IllegalTransition(ValueError):
@@ -129,6 +151,20 @@ TRANSACTION: dict[tuple[TransactionState, TransactionEvent], TransactionState] =
     (TransactionState.CONFIRMED, TransactionEvent.FINALIZED): TransactionState.FINAL,
 }
 
+REFUND: dict[tuple[RefundStatus, RefundEvent], RefundStatus] = {
+    (RefundStatus.WAITING, RefundEvent.APPROVED): RefundStatus.APPROVED,
+    (RefundStatus.APPROVED, RefundEvent.STORED_FOR_BROADCAST): RefundStatus.SENT,
+    (RefundStatus.SENT, RefundEvent.TRANSFER_CONFIRMED): RefundStatus.COMPLETED,
+    # The row was lost and made again, or anyone else submitted the authorization: what the chain shows is done.
+    (RefundStatus.WAITING, RefundEvent.TRANSFER_CONFIRMED): RefundStatus.COMPLETED,
+    (RefundStatus.APPROVED, RefundEvent.TRANSFER_CONFIRMED): RefundStatus.COMPLETED,
+    (RefundStatus.SENT, RefundEvent.NOT_IN_BLOCK): RefundStatus.APPROVED,
+    (RefundStatus.COMPLETED, RefundEvent.REORGED_AWAY): RefundStatus.SENT,
+    (RefundStatus.WAITING, RefundEvent.DEBT_ENDED): RefundStatus.CANCELLED,
+    (RefundStatus.APPROVED, RefundEvent.DEBT_ENDED): RefundStatus.CANCELLED,
+    (RefundStatus.CANCELLED, RefundEvent.OWED_AGAIN): RefundStatus.WAITING,
+}
+
 
 def next_payment(status: PaymentStatus, event: PaymentEvent) -> PaymentStatus:
     """The status that follows. Raises IllegalTransition where the table has none."""
@@ -147,12 +183,13 @@ def next_mint(status: MintStatus, event: MintEvent) -> MintStatus:
 
 
 def mermaid() -> str:
-    """The four tables as Mermaid state diagrams, in Markdown."""
+    """The tables as Mermaid state diagrams, in Markdown."""
     tables: tuple[tuple[str, dict[tuple[enum.StrEnum, enum.StrEnum], enum.StrEnum]], ...] = (
         ("payment_queue.status", {(a, e): b for (a, e), b in PAYMENT.items()}),
         ("payment_queue.finality", {(a, e): b for (a, e), b in FINALITY.items()}),
         ("mint_queue.status", {(a, e): b for (a, e), b in MINT.items()}),
         ("chain_transactions.state", {(a, e): b for (a, e), b in TRANSACTION.items()}),
+        ("refunds.status", {(a, e): b for (a, e), b in REFUND.items()}),
     )
     parts = []
     for title, table in tables:

@@ -36,6 +36,10 @@ PAY_TO = "0x" + "11" * 20
 SETTLE_KEY = "0x" + "a1" * 32
 MINT_KEY = "0x" + "b2" * 32
 PAID = {"PAYFIRST_PAYMENTS__PAY_TO": PAY_TO}
+REFUNDING = {
+    "PAYFIRST_SIGNERS__REFUND_KEY": "0x" + "c3" * 32,
+    "PAYFIRST_SIGNERS__TREASURY_KEY": "0x" + "d4" * 32,
+}
 WORKER = PAID | {"PAYFIRST_SIGNERS__SETTLE_KEY": SETTLE_KEY, "PAYFIRST_SIGNERS__MINT_KEY": MINT_KEY}
 
 
@@ -489,7 +493,7 @@ def test_raw_key_in_the_file_is_refused_in_every_role(role: Role) -> None:
 
 def test_api_with_a_key_in_its_environment_is_refused() -> None:
     """The process that faces the internet holds no key; without them the same environment is good."""
-    secrets = WORKER | {"PAYFIRST_SIGNERS__PASSPHRASE": "correct horse"}
+    secrets = WORKER | REFUNDING | {"PAYFIRST_SIGNERS__PASSPHRASE": "correct horse"}
     found = faults("api", secrets)
     assert set(found) == set(KEYS)
     expected = found["signers.settle_key"].expected
@@ -797,3 +801,24 @@ def test_every_setting_has_a_meaning() -> None:
     """No setting ships without its sentence, save the keys, which stand in no file; no section without settings."""
     assert [name for name, info in SETTINGS.items() if not info.description and name not in KEYS] == []
     assert all(model.model_fields for model in SECTIONS.values())
+
+
+def test_refund_keys_are_a_worker_s_choice() -> None:
+    """Without them nothing is missing; with them they are the treasury's one key, and signers of their own."""
+    assert load(role="worker", environ=WORKER).worker_signers().treasury_keys == ()
+    signers = load(role="worker", environ=WORKER | REFUNDING).worker_signers()
+    assert signers.refund_keys == (bytes.fromhex("c3" * 32),)
+    assert signers.treasury_keys == (bytes.fromhex("d4" * 32),)
+    two = REFUNDING | {"PAYFIRST_SIGNERS__TREASURY_KEY": f"{SETTLE_KEY},{MINT_KEY}"}
+    assert "one treasury" in faults("worker", WORKER | two)["signers.treasury_key"].expected
+    shared = REFUNDING | {"PAYFIRST_SIGNERS__REFUND_KEY": MINT_KEY}
+    assert "another key than signers.mint_key" in faults("worker", WORKER | shared)["signers.refund_key"].expected
+
+
+@pytest.mark.parametrize("text", ["0", "0.0", "-1", "1e3", "ten", "1,5", ".5"])
+def test_a_limit_of_refunds_is_an_amount_or_nothing(text: str) -> None:
+    """In whole units of the asset, above zero."""
+    found = faults("worker", WORKER | {"PAYFIRST_REFUNDS__DAILY_MAX": text})
+    assert "whole units of the asset" in found["refunds.daily_max"].expected
+    good = load(role="worker", environ=WORKER | {"PAYFIRST_REFUNDS__DAILY_MAX": "2.5"})
+    assert (good.refunds.daily_max, good.refunds.amount_max, good.refunds.mode) == ("2.5", "", "off")

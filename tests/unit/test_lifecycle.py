@@ -18,6 +18,7 @@ from payfirst.lifecycle import (
     FINALITY,
     MINT,
     PAYMENT,
+    REFUND,
     TRANSACTION,
     IllegalTransition,
     PaymentEvent,
@@ -30,7 +31,9 @@ TABLES = {
     ("payment_queue", "finality"): {(a.value, b.value) for (a, _), b in FINALITY.items()},
     ("mint_queue", "status"): {(a.value, b.value) for (a, _), b in MINT.items()},
     ("chain_transactions", "state"): {(a.value, b.value) for (a, _), b in TRANSACTION.items()},
+    ("refunds", "status"): {(a.value, b.value) for (a, _), b in REFUND.items()},
 }
+OF_STATUSES = sorted({table for table, _ in TABLES})
 
 
 def statements() -> Iterator[tuple[str, str]]:
@@ -48,7 +51,9 @@ def moves() -> list[tuple[str, str, str, frozenset[str], str]]:
     """(statement, table, column, old values it expects, new value) of every status that a statement writes."""
     found = []
     for name, sql in statements():
-        for update in re.finditer(r"UPDATE (payment_queue|mint_queue|chain_transactions)\b(.*)", sql, re.DOTALL):
+        for update in re.finditer(
+            r"UPDATE (payment_queue|mint_queue|chain_transactions|refunds)\b(.*)", sql, re.DOTALL
+        ):
             table, rest = update.group(1), update.group(2)
             assignments, _, conditions = rest.partition("WHERE")
             for column in ("status", "finality", "state"):

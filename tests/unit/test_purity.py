@@ -36,4 +36,6 @@ def test_nothing_impure_is_used(path: Path) -> None:
 
 def test_the_plans_are_found() -> None:
     """A renamed file does not slip out of the test above."""
-    assert {p.stem for p in PLANS} == {"settle_plan", "confirm_plan", "watch_plan", "reset_plan", "audit_plan"}
+    assert {p.stem for p in PLANS} == {
+        "settle_plan", "confirm_plan", "refund_plan", "watch_plan", "reset_plan", "audit_plan"
+    }  # fmt: skip

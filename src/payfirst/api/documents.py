@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from payfirst.lifecycle import Finality, MintStatus, PaymentStatus
+from payfirst.lifecycle import Finality, MintStatus, PaymentStatus, RefundStatus
 from payfirst.store.payments import ShownMint, ShownPayment
 from payfirst.store.queue_stats import Queue, QueueStats
 from payfirst.store.tokens import Token
@@ -63,13 +63,22 @@ class ResultDocument(msgspec.Struct, rename="camel"):
     quantity: int
 
 
+class RefundDocument(msgspec.Struct, rename="camel"):
+    """What an owed unit's payer is given back: `completed` once the chain shows it, in `txHash`."""
+
+    status: RefundStatus
+    amount: AmountText
+    tx_hash: HashText | None
+
+
 class MintDocument(msgspec.Struct, rename="camel"):
-    """One unit of a payment."""
+    """One unit of a payment. `refund` is there for an `owed` one that is being given back."""
 
     queue_id: IdText
     status: MintStatus
     mint_id: HashText
     tx_hash: HashText | None
+    refund: RefundDocument | msgspec.UnsetType = msgspec.UNSET
 
 
 class PaymentDocument(msgspec.Struct, rename="camel", kw_only=True):
@@ -99,6 +108,7 @@ class QueueDocument(msgspec.Struct, rename="camel"):
     unit: int
     recipient: AddressText
     payment: PaymentDocument
+    refund: RefundDocument | msgspec.UnsetType = msgspec.UNSET
 
 
 class StatsDocument(msgspec.Struct, rename="camel"):
@@ -150,11 +160,15 @@ class Seen:
 
     @property
     def is_last(self) -> bool:
-        """Nothing more is to be expected: failed, lost to a reorg, or each unit minted or owed."""
+        """Nothing more is to be expected: failed, lost to a reorg, or each unit minted or owed, and no refund due."""
         payment = self.payment
         if payment.status is not PaymentStatus.COMPLETED:
             return payment.status is PaymentStatus.FAILED
-        waiting = any(mint.status in (MintStatus.PENDING, MintStatus.SENT) for mint in payment.mints)
+        waiting = any(
+            mint.status in (MintStatus.PENDING, MintStatus.SENT)
+            or (mint.refund is not None and mint.refund.status in (RefundStatus.APPROVED, RefundStatus.SENT))
+            for mint in payment.mints
+        )
         return payment.finality is Finality.LOST or not waiting
 
 
@@ -205,6 +219,7 @@ def queue_document(payment: ShownPayment, mint: ShownMint) -> QueueDocument:
         unit=mint.unit,
         recipient=checksum_address(mint.recipient),
         payment=payment_document(payment, with_mints=False),
+        refund=_refund_document(mint),
     )
 
 
@@ -245,8 +260,19 @@ def token_document(
 
 def _mint_document(mint: ShownMint) -> MintDocument:
     return MintDocument(
-        queue_id=str(mint.queue_id), status=mint.status, mint_id=hex_text(mint.mint_id), tx_hash=_hash(mint.tx_hash)
+        queue_id=str(mint.queue_id),
+        status=mint.status,
+        mint_id=hex_text(mint.mint_id),
+        tx_hash=_hash(mint.tx_hash),
+        refund=_refund_document(mint),
     )
+
+
+def _refund_document(mint: ShownMint) -> RefundDocument | msgspec.UnsetType:
+    refund = mint.refund
+    if refund is None or refund.status is RefundStatus.CANCELLED:
+        return msgspec.UNSET
+    return RefundDocument(status=refund.status, amount=str(refund.amount), tx_hash=_hash(refund.tx_hash))
 
 
 def _token_status(token: Token, remaining: int | None) -> TokenStatus:

@@ -16,10 +16,10 @@ from typing import Any
 from payfirst.errors import OperatorError
 from payfirst.units import Address, checksum_address, parse_address
 
-PURPOSES = ("settle", "mint")
+PURPOSES = ("settle", "mint", "refund", "treasury")
 FILE_BYTES_MAX = 16_384
 
-_NAME = re.compile(r"(settle|mint)-(0x[0-9a-fA-F]{40})\.json")
+_NAME = re.compile(rf"({'|'.join(PURPOSES)})-(0x[0-9a-fA-F]{{40}})\.json")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from coincurve import PrivateKey
+
 from payfirst.chain.fees import Fees
-from payfirst.units import AccountNonce, Address, Gas, TxHash, checksum_address
+from payfirst.units import AccountNonce, Address, Gas, TxHash, checksum_address, keccak
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,25 @@ class Signer:
             gas_limit=gas_limit,
             fees=fees,
         )
+
+
+class Treasury:
+    """The key of the account that refunds are paid from. It signs authorizations, never transactions, and needs no gas.
+
+    Its repr shows the address only.
+    """
+
+    def __init__(self, private_key: bytes) -> None:
+        self._key = PrivateKey(private_key)
+        self.address = Address(keccak(self._key.public_key.format(compressed=False)[1:])[-20:])
+
+    def __repr__(self) -> str:
+        return f"Treasury({checksum_address(self.address)})"
+
+    def authorize(self, digest: bytes) -> bytes:
+        """The 65 bytes r, s, v (27 or 28) over the EIP-712 digest of a transfer. Deterministic (RFC 6979)."""
+        signature = self._key.sign_recoverable(digest, hasher=None)
+        return signature[:64] + bytes((27 + signature[64],))
 
 
 def call_data(signed: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""`payfirst signers`: the keys that settle and mint."""
+"""`payfirst signers`: the keys that settle, mint and refund."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PASSPHRASE_LENGTH_MIN = 8
 
 T = TypeVar("T")
 
-app = typer.Typer(help="The keys that settle and mint.", no_args_is_help=True)
+app = typer.Typer(help="The keys that settle, mint and refund.", no_args_is_help=True)
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -40,6 +40,8 @@ class Purpose(Enum):
 
     SETTLE = "settle"
     MINT = "mint"
+    REFUND = "refund"
+    TREASURY = "treasury"
 
 
 PurposeOption = Annotated[Purpose, typer.Option(help="What it is for; a signer has one purpose.")]
@@ -170,6 +172,12 @@ def balance(
 
 def _keep(loaded: configuration.Config, purpose: Purpose, key: bytes) -> None:
     kept = keystores.write(loaded.signers_dir, purpose=purpose.value, key=key, passphrase=_passphrase())
+    if purpose is Purpose.TREASURY:
+        console.print(f"Refunds are paid from {checksum_address(kept.address)}; its key is in {kept.path}")
+        console.print(
+            "Keep a copy of that file and of its passphrase. Send the address the asset; it needs no gas money."
+        )
+        return
     console.print(f"{checksum_address(kept.address)} {purpose.value}s; its key is in {kept.path}")
     console.print("Keep a copy of that file and of its passphrase. Send the address gas money before it is used.")
     if purpose is Purpose.MINT:

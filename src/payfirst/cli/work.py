@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 from collections.abc import Mapping
 from pathlib import Path
 
 from payfirst import config as configuration
 from payfirst.chain import keystores
-from payfirst.chain.signers import Signer
+from payfirst.chain.signers import Signer, Treasury
 from payfirst.cli import settings
 from payfirst.config import live
 from payfirst.errors import OperatorError
 from payfirst.ops import log
 from payfirst.pipeline import worker
 from payfirst.pipeline.terms import LayOver, TakenUp, Terms
-from payfirst.pipeline.worker import Keys
-from payfirst.units import Address, checksum_address
+from payfirst.pipeline.worker import Keys, RefundKeys
+from payfirst.units import Address, AtomicAmount, checksum_address, parse_units
+
+_WORK = {"settle": "to settle", "mint": "to mint", "refund": "to send refunds", "treasury": "to pay refunds from"}
 
 
 def work(config: Path | None) -> None:
@@ -79,6 +82,9 @@ def terms(config: configuration.Config) -> Terms:
         large_amount=config.payments.large_atomic(config.asset.decimals),
         large_confirmations=config.network.large_confirmations,
         agree_amount=config.payments.agree_atomic(config.asset.decimals),
+        refund_mode=config.refunds.mode,
+        refund_amount_max=_atomic(config, "refunds.amount_max", config.refunds.amount_max),
+        refund_daily_max=_atomic(config, "refunds.daily_max", config.refunds.daily_max),
     )
 
 
@@ -96,25 +102,62 @@ def keys(config: configuration.Config) -> Keys:
     """The workers' signers: the configured keys and the keystores, which take a second each to decrypt."""
     signers = config.worker_signers()
     passphrase = None if signers.passphrase is None else signers.passphrase.get_secret_value()
-    found: dict[str, dict[Address, Signer]] = {"settle": {}, "mint": {}}
-    for purpose, raw in (("settle", signers.settle_keys), ("mint", signers.mint_keys)):
-        for key in raw:
-            signer = Signer(key)
-            found[purpose][signer.address] = signer
+    raw = {
+        "settle": signers.settle_keys,
+        "mint": signers.mint_keys,
+        "refund": signers.refund_keys,
+        "treasury": signers.treasury_keys,
+    }
+    found: dict[str, dict[Address, bytes]] = {
+        purpose: {Signer(key).address: key for key in of_it} for purpose, of_it in raw.items()
+    }
     for entry in keystores.find(config.signers_dir):
-        if entry.address in found[entry.purpose]:
-            continue
-        found[entry.purpose][entry.address] = Signer(keystores.unlock(entry, passphrase))
-    both = found["settle"].keys() & found["mint"].keys()
-    if both:
-        raise OperatorError(
-            f"{checksum_address(next(iter(both)))} is to settle and to mint: give each purpose a key of its own,"
-            " because an account's nonces have one owner"
-        )
-    for purpose, signers_of in found.items():
-        if not signers_of:
+        if entry.address not in found[entry.purpose]:
+            found[entry.purpose][entry.address] = keystores.unlock(entry, passphrase)
+    for one, other in itertools.combinations(found, 2):
+        both = found[one].keys() & found[other].keys()
+        if both:
             raise OperatorError(
-                f"there is no {purpose} signer: run payfirst signers new --purpose {purpose}, or set"
-                f" PAYFIRST_SIGNERS__{purpose.upper()}_KEY"
+                f"{checksum_address(next(iter(both)))} is both {_WORK[one]} and {_WORK[other]}: give each purpose a key"
+                " of its own, because an account's nonces have one owner"
             )
-    return Keys(settle=tuple(found["settle"].values()), mint=tuple(found["mint"].values()))
+    for purpose in ("settle", "mint"):
+        if not found[purpose]:
+            raise OperatorError(_missing(purpose))
+    return Keys(
+        settle=tuple(Signer(key) for key in found["settle"].values()),
+        mint=tuple(Signer(key) for key in found["mint"].values()),
+        refund=_refund_keys(found["refund"], found["treasury"]),
+    )
+
+
+def _refund_keys(signers: Mapping[Address, bytes], treasuries: Mapping[Address, bytes]) -> RefundKeys | None:
+    """Both or neither: a treasury without a signer cannot send, a signer without a treasury has nothing to."""
+    if not treasuries and not signers:
+        return None
+    if len(treasuries) > 1:
+        raise OperatorError(
+            f"refunds have one treasury, there are {len(treasuries)}: keep one of"
+            f" {', '.join(map(checksum_address, treasuries))}"
+        )
+    for purpose, known in (("treasury", treasuries), ("refund", signers)):
+        if not known:
+            raise OperatorError(_missing(purpose))
+    (treasury,) = treasuries.values()
+    return RefundKeys(treasury=Treasury(treasury), signers=tuple(Signer(key) for key in signers.values()))
+
+
+def _missing(purpose: str) -> str:
+    return (
+        f"there is no key {_WORK[purpose]}: run payfirst signers new --purpose {purpose}, or set"
+        f" PAYFIRST_SIGNERS__{purpose.upper()}_KEY"
+    )
+
+
+def _atomic(config: configuration.Config, setting: str, text: str) -> AtomicAmount | None:
+    if not text:
+        return None
+    try:
+        return parse_units(text, decimals=config.asset.decimals)
+    except ValueError as error:
+        raise OperatorError(f"{setting}: {error}") from error

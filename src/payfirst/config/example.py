@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 from payfirst.config.presets import PRESETS, REASONS
-from payfirst.config.settings import KEY_VARIABLES, KEYS, SETTINGS
+from payfirst.config.settings import KEY_VARIABLES, KEYS, REFUND_KEY_VARIABLES, SETTINGS
 
 COLUMNS_MAX = 118
 
@@ -49,6 +49,7 @@ def _text(heading: Sequence[str], *, chosen: Mapping[str, object], network: str 
                     "# Only workers hold keys, and no key stands in this file. Make encrypted ones with payfirst",
                     "# signers new, or name a file for each purpose, or set, for workers only,",
                     f"# {' and '.join(KEY_VARIABLES)} (several keys are separated by commas).",
+                    f"# Refunds need {' and '.join(REFUND_KEY_VARIABLES)} too.",
                 ]
         section_before = section
         if setting in KEYS:

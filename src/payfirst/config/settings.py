@@ -36,7 +36,9 @@ DEFAULT_FILE = Path("payfirst.toml")
 # Variables with the prefix that are no settings: where the file is, which anvil to run, and the tests' own.
 NOT_SETTINGS = re.compile(r"PAYFIRST_(CONFIG|ANVIL|BUYER_.*|TEST_.*)")
 KEY_VARIABLES = ("PAYFIRST_SIGNERS__SETTLE_KEY", "PAYFIRST_SIGNERS__MINT_KEY")
-SECRET_VARIABLES = (*KEY_VARIABLES, "PAYFIRST_SIGNERS__PASSPHRASE")
+# Only for refunds: a worker does without, and then what is owed stays owed.
+REFUND_KEY_VARIABLES = ("PAYFIRST_SIGNERS__REFUND_KEY", "PAYFIRST_SIGNERS__TREASURY_KEY")
+SECRET_VARIABLES = (*KEY_VARIABLES, *REFUND_KEY_VARIABLES, "PAYFIRST_SIGNERS__PASSPHRASE")
 SIGNERS_FOLDER = "signers"
 KEY_FILE_BYTES_MAX = 256
 SHOWN_CHARACTERS_MAX = 80
@@ -44,6 +46,7 @@ MAX_FEE_GWEI_MAX = 1_000_000
 AMOUNT_MAX = 10**18
 TAGS = ("safe", "finalized")
 REDACTED = "********"
+_AMOUNT = re.compile(r"[0-9]{1,30}(\.[0-9]{1,36})?")
 _ORIGIN = re.compile(r"https?://[a-z0-9.:\[\]-]+")
 SECP256K1_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 
@@ -108,6 +111,14 @@ def _is_deeper(one: Depth, other: Depth) -> bool:
     if isinstance(one, int) and isinstance(other, int):
         return one > other
     return (one, other) == ("finalized", "safe")
+
+
+def _amount_or_empty(text: str) -> str:
+    if text and (not _AMOUNT.fullmatch(text) or not Decimal(text)):
+        raise ValueError(
+            'an amount above 0 in whole units of the asset, such as "25" or "0.5", or nothing for no limit'
+        )
+    return text
 
 
 def _is_url(text: str, *schemes: str) -> bool:
@@ -439,14 +450,36 @@ class Pause(Section):
     minting: bool = _switch("Sign no mint's transaction; payments go on, and their units wait.")
 
 
+class Refunds(Section):
+    """What is given back of what was paid for and cannot be minted. Without a treasury's key it stays owed."""
+
+    mode: Literal["off", "approve", "automatic"] = _text(
+        "off",
+        'What cannot be minted: "off" stays owed, "approve" is refunded once approved, "automatic" by itself.',
+        expected="off, approve or automatic",
+    )
+    amount_max: Annotated[str, AfterValidator(_amount_or_empty)] = _text(
+        "", "In whole units of the asset: a larger refund waits for an approval. Empty: none is too large."
+    )
+    daily_max: Annotated[str, AfterValidator(_amount_or_empty)] = _text(
+        "", "In whole units: all refunds of any 24 hours, the approved ones too. Empty: no limit."
+    )
+
+
 class Signers(Section):
     """The workers' keys: these, and the keystores in data_dir/signers. An account's nonces have one owner."""
 
     settle_key: PrivateKeys = _text("", "", validate_default=False)
     mint_key: PrivateKeys = _text("", "", validate_default=False)
+    refund_key: PrivateKeys = _text("", "", validate_default=False)
+    treasury_key: PrivateKeys = _text("", "", validate_default=False)
     passphrase: SecretStr | None = Field(default=None)
     settle_key_file: str = _text("", "A file with 0x and 64 hex digits, mode 0600: pays the gas of settling.")
     mint_key_file: str = _text("", "A file with 0x and 64 hex digits, mode 0600: mints.")
+    refund_key_file: str = _text("", "A file with 0x and 64 hex digits, mode 0600: pays the gas of refunds.")
+    treasury_key_file: str = _text(
+        "", "A file with 0x and 64 hex digits, mode 0600: refunds are paid from its account."
+    )
     passphrase_file: str = _text("", "A file, mode 0600, with the passphrase of the keystores in data_dir/signers.")
 
     @field_validator("mint_key")
@@ -455,6 +488,22 @@ class Signers(Section):
         settle = info.data.get("settle_key")
         if isinstance(settle, SecretStr) and set(_keys(settle)) & set(_keys(value)):
             raise ValueError("another key than signers.settle_key: an account's nonces have one owner")
+        return value
+
+    @field_validator("refund_key")
+    @classmethod
+    def _a_third_account(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        for other in ("settle_key", "mint_key"):
+            known = info.data.get(other)
+            if isinstance(known, SecretStr) and set(_keys(known)) & set(_keys(value)):
+                raise ValueError(f"another key than signers.{other}: an account's nonces have one owner")
+        return value
+
+    @field_validator("treasury_key")
+    @classmethod
+    def _one_treasury(cls, value: SecretStr) -> SecretStr:
+        if len(_keys(value)) > 1:
+            raise ValueError("one key: a refund's nonce binds one treasury")
         return value
 
     @property
@@ -466,6 +515,16 @@ class Signers(Section):
     def mint_keys(self) -> tuple[bytes, ...]:
         """The mint signers' private keys, 32 bytes each."""
         return _keys(self.mint_key)
+
+    @property
+    def refund_keys(self) -> tuple[bytes, ...]:
+        """The refund signers' private keys, 32 bytes each."""
+        return _keys(self.refund_key)
+
+    @property
+    def treasury_keys(self) -> tuple[bytes, ...]:
+        """The treasury's private key, 32 bytes, or none."""
+        return _keys(self.treasury_key)
 
 
 def _keys(several: SecretStr | str) -> tuple[bytes, ...]:
@@ -513,6 +572,7 @@ class Config(BaseSettings):
     settle: Settle = Settle()
     mint: Mint = Mint()
     pause: Pause = Pause()
+    refunds: Refunds = Refunds()
     signers: Signers | None = None
     metrics: Metrics = Metrics()
     log: Log = Log()
@@ -567,6 +627,7 @@ SECTIONS: dict[str, type[Section]] = {
     "settle": Settle,
     "mint": Mint,
     "pause": Pause,
+    "refunds": Refunds,
     "signers": Signers,
     "metrics": Metrics,
     "log": Log,

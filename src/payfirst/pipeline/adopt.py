@@ -201,7 +201,12 @@ class Adopter:
         return max(blocks, default=first)
 
     async def _in_logs(self, address: Address, purpose: Purpose, *, first: BlockNumber) -> list[MinedTransaction]:
-        """The signer's unknown transactions that moved money to us, or minted a token on offer."""
+        """The signer's unknown transactions that moved money to us, or minted a token on offer.
+
+        Refunds are few: theirs are found in their blocks.
+        """
+        if purpose == "refund":
+            return []
         head = (await self._rpc.head()).number
         async with session(self._pool, "read what to look for") as connection:
             pay_tos = await auditing.unsettled_pay_tos(connection, self._terms.network)
@@ -287,15 +292,15 @@ class Adopter:
                 return  # the scan comes by there
             if head.hash != (await heads.hash_at(connection, self._terms.network, head.number) or head.hash):
                 raise RpcUnavailable("RPC: the node is on another chain than the one that was read")
-            created, units = await apply.write(connection, plan, head, known, terms=self._terms)
+            applied = await apply.write(connection, plan, head, known, terms=self._terms)
             await audit_log.record(
                 connection,
                 actor=actor,
                 action="transaction_read",
                 subject=hex_text(receipt.tx_hash),
-                details={"block": head.number, "completed": [str(c.payment_id) for c in created]},
+                details={"block": head.number, "completed": [str(c.payment_id) for c in applied.created]},
             )
-        self._on_changed({*plan.payment_ids, *(unit.payment_id for unit in units)})
+        self._on_changed({*plan.payment_ids, *applied.payment_ids})
 
     async def _unfence(self, view: SignerView) -> bool:
         async with session(self._pool, "end a fence") as connection:

@@ -20,7 +20,7 @@ from payfirst.pipeline.head import HeadWatch, read_block
 from payfirst.pipeline.late import LateConfirmer
 from payfirst.pipeline.settle_plan import NONCE_USED
 from payfirst.pipeline.terms import Terms
-from payfirst.store import crediting, heads, mints, tokens, transactions, waiting
+from payfirst.store import crediting, heads, mints, refunds, tokens, transactions, waiting
 from payfirst.store.database import Pool, session, transaction
 from payfirst.store.heads import ReadBlock
 from payfirst.store.mints import Minted
@@ -144,7 +144,7 @@ class Confirmer:
         async with self._said_when_it_fails(plan, block), transaction(self._pool, "apply a block") as connection:
             await heads.move(connection, self._terms.network, before=cursor, after=after)
             await heads.remember(connection, self._terms.network, [after])
-            created, units = await apply.write(connection, plan, block.head, unresolved, terms=self._terms)
+            applied = await apply.write(connection, plan, block.head, unresolved, terms=self._terms)
             await burners.write(connection, burned, terms=self._terms)
             for token in facts:
                 await tokens.sync(connection, self._terms.network, token, height=after.height)
@@ -153,12 +153,12 @@ class Confirmer:
             if settled or any(not known.waits for known in unresolved.values()):
                 rate = settled / max(1.0, after.time - cursor.time)
                 await heads.note_drain(connection, self._terms.network, settled_per_s=rate, weight=DRAIN_WEIGHT)
-        self._on_changed({*plan.payment_ids, *(unit.payment_id for unit in units)})
+        self._on_changed({*plan.payment_ids, *applied.payment_ids})
         burners.report(burned)
         seconds = time.monotonic() - started
         metrics.BLOCKS.observe(seconds)
-        _count(plan, units)
-        self._report(plan, created, block, seconds=seconds)
+        _count(plan, applied.units)
+        self._report(plan, applied.created, block, seconds=seconds)
         return after
 
     @contextlib.asynccontextmanager
@@ -258,19 +258,22 @@ class Confirmer:
             taken = await crediting.reorg_above(connection, self._terms.network, fork.height)
             unminted = await mints.reorg_above(connection, self._terms.network, fork.height)
             await tokens.add_reserved(connection, self._terms.network, unminted)
+            unrefunded = await refunds.reorg_above(connection, self._terms.network, fork.height)
         metrics.REORGS.add()
         metrics.REORGED.add("payment", by=len(taken))
         metrics.REORGED.add("mint", by=sum(unminted.values()))
+        metrics.REORGED.add("refund", by=len(unrefunded))
         metrics.REORGED.add("transaction", by=len(reopened))
         log.warning(
             "reorg",
-            message=f"Reorg: blocks above {fork.height} are gone; {len(taken)} payments and"
-            f" {sum(unminted.values())} mints are being sent again",
+            message=f"Reorg: blocks above {fork.height} are gone; {len(taken)} payments,"
+            f" {sum(unminted.values())} mints and {len(unrefunded)} refunds are being sent again",
             fork_height=fork.height,
             fork_hash=hex_text(fork.hash),
             cursor_height=cursor.height,
             payments=len(taken),
             mints=sum(unminted.values()),
+            refunds=len(unrefunded),
             transactions=len(reopened),
         )
 

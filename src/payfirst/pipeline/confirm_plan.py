@@ -10,7 +10,15 @@ from payfirst.chain.blocks import Head, Receipt
 from payfirst.chain.evidence import MintedUnit, PaidTransfer
 from payfirst.lifecycle import Finality, PaymentStatus
 from payfirst.store.crediting import CreditCandidate
-from payfirst.store.transactions import ItemOutcome, MinedTransaction, MintItem, PaymentItem, UnresolvedHash
+from payfirst.store.refunds import Refunded
+from payfirst.store.transactions import (
+    ItemOutcome,
+    MinedTransaction,
+    MintItem,
+    PaymentItem,
+    RefundItem,
+    UnresolvedHash,
+)
 from payfirst.units import Address, AtomicAmount, AuthorizationNonce, BlockNumber, MintId, TxHash
 
 PaymentKey = tuple[Address, AuthorizationNonce]
@@ -24,6 +32,7 @@ class Mined:
     receipt: Receipt
     payments: tuple[PaymentItem, ...] = ()
     mints: tuple[MintItem, ...] = ()
+    refunds: tuple[RefundItem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +41,8 @@ class BlockEvidence:
 
     `paid` are the authorized transfers to our payTo addresses; `ours` the hashes of them that payfirst signed, but for
     the payments `not_carried`, which came to the database when their transaction was on its way already;
-    `minted_before` the mint ids that the token holds although this block shows no log for them.
+    `minted_before` the mint ids that the token holds although this block shows no log for them. `given_back` are the
+    authorized transfers in transactions of ours that refund.
     """
 
     head: Head
@@ -43,6 +53,7 @@ class BlockEvidence:
     minted: tuple[MintedUnit, ...]
     minted_before: Collection[MintId] = ()
     not_carried: Collection[uuid.UUID] = ()
+    given_back: tuple[PaidTransfer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +99,7 @@ class BlockPlan:
     returned_payments: list[uuid.UUID] = field(default_factory=list)
     returned_mints: list[uuid.UUID] = field(default_factory=list)
     minted: list[tuple[MintId, TxHash]] = field(default_factory=list)
+    refunded: list[Refunded] = field(default_factory=list)
     transactions: list[MinedTransaction] = field(default_factory=list)
     outcomes: list[ItemOutcome] = field(default_factory=list)
     strange: list[str] = field(default_factory=list)
@@ -111,6 +123,7 @@ def plan_block(evidence: BlockEvidence, caution: Caution = NO_CAUTION) -> BlockP
     for unit in evidence.minted:
         plan.minted.append((unit.mint_id, unit.tx_hash))
     in_logs = {(unit.mint_id, unit.tx_hash) for unit in evidence.minted}
+    plan.refunded += [Refunded(t.payer, t.nonce, t.pay_to, t.value, t.tx_hash) for t in evidence.given_back]
     paid_by = {(t.payer, t.nonce): t.tx_hash for t in evidence.paid}
     for mined in evidence.mined:
         if mined.receipt.tx_hash in plan.waiting:
@@ -120,6 +133,8 @@ def plan_block(evidence: BlockEvidence, caution: Caution = NO_CAUTION) -> BlockP
             _judge_payment_item(plan, item, mined, paid_by)
         for unit_item in mined.mints:
             _judge_mint_item(plan, unit_item, mined, in_logs, evidence.minted_before)
+        for refund_item in mined.refunds:
+            plan.outcomes.append(_refund_outcome(refund_item, plan.refunded, mined))
     return plan
 
 
@@ -191,6 +206,14 @@ def _judge_mint_item(
         outcome = "reverted"
         plan.returned_mints.append(item.queue_id)
     plan.outcomes.append(ItemOutcome(item.transaction_id, item.position, outcome))
+
+
+def _refund_outcome(item: RefundItem, refunded: Collection[Refunded], mined: Mined) -> ItemOutcome:
+    """What became of one refund; the rows themselves follow the evidence, because a row may have been made anew."""
+    mine = [f for f in refunded if (f.nonce, f.beneficiary, f.amount) == (item.nonce, item.beneficiary, item.amount)]
+    if any(f.tx_hash == mined.receipt.tx_hash for f in mine):
+        return ItemOutcome(item.transaction_id, item.position, "done")
+    return ItemOutcome(item.transaction_id, item.position, "elsewhere" if mine else "reverted")
 
 
 def _mined(mined: Mined, block: BlockNumber) -> MinedTransaction:

@@ -13,7 +13,7 @@ from payfirst.chain.rpc import RpcClient
 from payfirst.ops.log import get_logger
 from payfirst.pipeline.head import HeadWatch
 from payfirst.pipeline.terms import Terms
-from payfirst.store import crediting, heads, mints, signers, transactions
+from payfirst.store import crediting, heads, mints, refunds, signers, transactions
 from payfirst.store.database import Pool, session, transaction
 from payfirst.store.transactions import UsedUp
 from payfirst.store.wake import OnChanged
@@ -91,7 +91,8 @@ class DisplacedWatch:
             undone = await transactions.displace(connection, [one.id for one in final])
             await crediting.return_reverted(connection, undone.payments, mined=hashes)
             await mints.return_to_queue(connection, undone.units, mined=hashes)
-        self._on_changed(undone.payments)
+            refunded = await refunds.return_unpaid(connection, hashes)
+        self._on_changed({*undone.payments, *refunded})
         for one in final:
             if one.id in undone.transactions:
                 log.error(

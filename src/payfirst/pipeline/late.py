@@ -91,11 +91,11 @@ class LateConfirmer:
                 return  # a reorg is being undone
             if not await waiting.take(connection, network, evidence):
                 return
-            created, _ = await apply.write(connection, plan, found.head, unresolved, terms=self._terms)
+            applied = await apply.write(connection, plan, found.head, unresolved, terms=self._terms)
             await burners.write(connection, burned, terms=self._terms)
         burners.report(burned)
         self._said.discard(evidence.tx_hash)
-        self._on_applied(plan, created, found)
+        self._on_applied(plan, applied.created, found)
 
     async def _look(self, rpc: RpcClient, evidence: Evidence) -> FoundBlock:
         """The block, and the receipt if it is in it. Raises RpcUnavailable where it is another: a reorg, or a lag."""

@@ -86,6 +86,7 @@ async def evidence(
     tokens = {item.token for m in mined for item in m.mints} | {m.known.to for m in mined if m.known.purpose == "mint"}
     minted = tuple(u for m in mined for u in minted_units(m.receipt, tokens=tokens))
     candidates, ours = await _candidates(connection, terms, paid), await _ours(connection, paid)
+    refunding = [m.receipt for m in mined if m.known.purpose == "refund"]
     return BlockEvidence(
         head=found.head,
         paid=paid,
@@ -95,6 +96,7 @@ async def evidence(
         mined=mined,
         minted=minted,
         minted_before=await _minted_before(rpc, terms, mined, {u.mint_id for u in minted}, at=state),
+        given_back=tuple(t for receipt in refunding for t in paid_transfers(receipt, asset=terms.asset)),
     )
 
 
@@ -153,12 +155,15 @@ async def _mined(
     mints = [known.transaction_id for known, _ in ours if known.purpose == "mint"]
     payment_items = await transactions.payment_items(connection, settles) if settles else []
     mint_items = await transactions.mint_items(connection, mints) if mints else []
+    refunds = [known.transaction_id for known, _ in ours if known.purpose == "refund"]
+    refund_items = await transactions.refund_items(connection, refunds) if refunds else []
     return tuple(
         Mined(
             known=known,
             receipt=receipt,
             payments=tuple(i for i in payment_items if i.transaction_id == known.transaction_id),
             mints=tuple(i for i in mint_items if i.transaction_id == known.transaction_id),
+            refunds=tuple(i for i in refund_items if i.transaction_id == known.transaction_id),
         )
         for known, receipt in ours
     )

@@ -9,6 +9,8 @@ from typing import Literal
 from payfirst.pipeline.confirm_plan import Caution
 from payfirst.units import Address, AtomicAmount, Depth, Wei
 
+RefundMode = Literal["off", "approve", "automatic"]
+
 # What an operator may change in a running system.
 LIVE = (
     "poll_s",
@@ -61,6 +63,9 @@ class Terms:
     audit_every_s: int = 600  # between two comparisons of the database with the chain
     settling_paused: bool = False  # by the operator: what was sent is still watched
     minting_paused: bool = False
+    refund_mode: RefundMode = "off"
+    refund_amount_max: AtomicAmount | None = None  # above it a refund waits for an approval; None: none is too large
+    refund_daily_max: AtomicAmount | None = None  # of all refunds in any 24 hours
     large_amount: AtomicAmount | None = None  # payments from here on wait for `large_confirmations`
     large_confirmations: Depth = "finalized"
     agree_amount: AtomicAmount | None = None  # payments from here on are credited when two endpoints agree

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from payfirst.chain.rpc import RpcClient
-from payfirst.chain.signers import Signer
+from payfirst.chain.signers import Signer, Treasury
 from payfirst.errors import OperatorError, RetriedError, StoreUnavailable
 from payfirst.ops import metrics
 from payfirst.ops.latency import LoopMonitor
@@ -26,6 +26,7 @@ from payfirst.pipeline.head import HeadWatch
 from payfirst.pipeline.mint import Minter
 from payfirst.pipeline.outbox import Outbox
 from payfirst.pipeline.recredit import Recrediter
+from payfirst.pipeline.refund import Refunder
 from payfirst.pipeline.rounds import Rounds
 from payfirst.pipeline.settle import Settler
 from payfirst.pipeline.terms import LayOver, Terms
@@ -47,11 +48,23 @@ log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)
+class RefundKeys:
+    """What refunds are paid from, and the signers, at least one, that send them."""
+
+    treasury: Treasury
+    signers: tuple[Signer, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Keys:
-    """The signers of a worker, at least one for each purpose, none for both."""
+    """The signers of a worker, at least one to settle and one to mint, none for two purposes.
+
+    Without refund keys, what is owed stays owed.
+    """
 
     settle: tuple[Signer, ...]
     mint: tuple[Signer, ...]
+    refund: RefundKeys | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +91,7 @@ async def work(
 
     Raises OperatorError when the database, the endpoint's chain or a signer's purpose is not as configured.
     """
-    lanes = len(keys.settle) + len(keys.mint)
+    lanes = len(keys.settle) + len(keys.mint) + (0 if keys.refund is None else len(keys.refund.signers))
     pool = await database.connect(database_url, name="worker", size=POOL_SIZE + POOL_PER_LANE * (lanes - 2))
     try:
         async with RpcClient(
@@ -107,6 +120,7 @@ class _Worker:
         lay_over: LayOver | None,
     ) -> None:
         self._pool = pool
+        self._rpc = rpc
         self._terms = terms
         self._lay_over = lay_over
         self._settings: dict[str, object] | None = None  # as the table held them last
@@ -149,7 +163,7 @@ class _Worker:
             )  # fmt: skip
             minter = Minter(pool, rpc, terms=terms, outbox=outbox, head=self._head, on_changed=on_changed)
             self._mint_lanes.append(_Lane(f"mint {number}", outbox, minter.rounds))
-        self._lanes = [*self._settle_lanes, *self._mint_lanes]
+        self._lanes = [*self._settle_lanes, *self._mint_lanes, *self._refund_lanes(keys.refund, owner)]
         self._mint_notifier = wake.Notifier(pool, wake.MINTS)
         self._confirmer = Confirmer(
             pool, rpc, terms=terms, head=self._head, flow_log=self._flow_log, on_capacity=self._on_capacity,
@@ -164,14 +178,34 @@ class _Worker:
         self._addresses: dict[Address, Purpose] = {
             **{signer.address: "settle" for signer in keys.settle},
             **{signer.address: "mint" for signer in keys.mint},
+            **{signer.address: "refund" for signer in (() if keys.refund is None else keys.refund.signers)},
         }
         self._stopping = False
+
+    def _refund_lanes(self, keys: RefundKeys | None, owner: str) -> list[_Lane]:
+        lanes: list[_Lane] = []
+        if keys is None:
+            return lanes
+        for number, signer in enumerate(keys.signers, start=1):
+            outbox = Outbox(
+                self._pool, self._rpc, terms=self._terms, signer=signer, purpose="refund", owner=owner,
+                head=self._head, free_claims=self._free_nothing,
+            )  # fmt: skip
+            refunder = Refunder(
+                self._pool, self._rpc, terms=self._terms, treasury=keys.treasury, outbox=outbox, head=self._head,
+                on_changed=self._change_notifier.changed,
+            )  # fmt: skip
+            lanes.append(_Lane(f"refund {number}", outbox, refunder.rounds))
+        return lanes
 
     async def _free_payments(self, connection: Connection, claim: Claim) -> None:
         await settling.free_claims(connection, network=self._network, claim=claim)
 
     async def _free_units(self, connection: Connection, claim: Claim) -> None:
         await mints.free_claims(connection, network=self._network, claim=claim)
+
+    async def _free_nothing(self, connection: Connection, claim: Claim) -> None:
+        """Refunds are not leased: whoever holds the signer sends what is due."""
 
     def _wake_settling(self) -> None:
         for lane in self._settle_lanes:

@@ -84,9 +84,10 @@ WHERE id = $1 AND status = 'pending'
 # make_unit_due: the next round tries it.
 MAKE_UNIT_DUE = "UPDATE mint_queue SET next_attempt_at = NULL WHERE id = $1 AND status = 'pending'"
 
-# lock_debt_of_unit: what is owed for a unit, and every refund of it that was ever begun.
+# lock_debt_of_unit: what is owed for a unit, and whether a refund of it is approved, on its way or done.
 LOCK_DEBT_OF_UNIT = """
-SELECT o.id, o.status, EXISTS (SELECT FROM refunds r WHERE r.owed_id = o.id) AS refunding
+SELECT o.id, o.status, EXISTS (
+    SELECT FROM refunds r WHERE r.owed_id = o.id AND r.status IN ('approved', 'sent', 'completed')) AS refunding
 FROM owed o WHERE o.payment_id = $1 AND o.unit = $2 ORDER BY o.id FOR UPDATE
 """
 
@@ -105,9 +106,10 @@ UPDATE owed SET status = 'resolved', resolution = 'tried_again', resolved_at = n
 WHERE payment_id = $1 AND unit = $2 AND status = 'open'
 """
 
-# lock_debt: one debt, and every refund of it that was ever begun.
+# lock_debt: one debt, and whether a refund of it is approved, on its way or done.
 LOCK_DEBT = """
-SELECT o.id, o.payment_id, o.unit, o.status, EXISTS (SELECT FROM refunds r WHERE r.owed_id = o.id) AS refunding
+SELECT o.id, o.payment_id, o.unit, o.status, EXISTS (
+    SELECT FROM refunds r WHERE r.owed_id = o.id AND r.status IN ('approved', 'sent', 'completed')) AS refunding
 FROM owed o WHERE o.id = $1 FOR UPDATE
 """
 

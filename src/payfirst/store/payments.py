@@ -11,7 +11,9 @@ import asyncpg
 import msgspec
 
 from payfirst.lifecycle import Finality, MintStatus, PaymentStatus
+from payfirst.store import refund_list
 from payfirst.store.database import Connection
+from payfirst.store.refund_list import ShownRefund
 from payfirst.store.rows import address_of, bytes_of
 from payfirst.units import Address, AtomicAmount, AuthorizationNonce, MintId, TxHash, UnixTime
 
@@ -85,6 +87,9 @@ SELECT id, fingerprint FROM (
         concat_ws(' ', p.status, p.finality, p.tx_hash, extract(epoch FROM p.processed_at), (
             SELECT string_agg(concat_ws(' ', m.status, m.mint_tx_hash), ',' ORDER BY m.unit)
             FROM mint_queue m WHERE m.payment_id = p.id AND p.status = 'completed'
+        ), (
+            SELECT string_agg(concat_ws(' ', r.status, r.tx_hash), ',' ORDER BY r.id)
+            FROM owed o JOIN refunds r ON r.owed_id = o.id WHERE o.payment_id = p.id AND p.status = 'completed'
         )), 0) AS fingerprint
     FROM unnest($1::uuid[], $2::bigint[]) AS w(id, fingerprint) LEFT JOIN payment_queue p ON p.id = w.id
 ) now WHERE fingerprint IS DISTINCT FROM before
@@ -141,6 +146,7 @@ class ShownMint:
     mint_id: MintId
     status: MintStatus
     tx_hash: TxHash | None
+    refund: ShownRefund | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,11 +250,19 @@ async def show_many(connection: Connection, ids: Sequence[uuid.UUID]) -> list[Sh
         rows += await connection.fetch(SHOW_ARCHIVED_PAYMENTS, [i for i in ids if i not in live])
     completed = [row["id"] for row in rows if row["status"] == PaymentStatus.COMPLETED]
     mints: dict[uuid.UUID, list[ShownMint]] = {}
+    units: list[asyncpg.Record] = []
     for query in (SHOW_MINTS, SHOW_ARCHIVED_MINTS):
         # A completed payment has its units, so where they are not live they are (or have just been) archived.
-        missing = [i for i in completed if i not in mints]
-        for row in await connection.fetch(query, missing) if missing else []:
-            mints.setdefault(row["payment_id"], []).append(_shown_mint(row))
+        found = {row["payment_id"] for row in units}
+        missing = [i for i in completed if i not in found]
+        units += await connection.fetch(query, missing) if missing else []
+    # Only what was given up can have a refund: nearly no payment is asked for one.
+    given_up = list({row["payment_id"] for row in units if row["status"] == MintStatus.OWED})
+    shown = await refund_list.show(connection, given_up) if given_up else []
+    refunds = {(refund.payment_id, refund.unit): refund for refund in shown}
+    for row in units:
+        refund = refunds.get((row["payment_id"], row["unit"])) if row["status"] == MintStatus.OWED else None
+        mints.setdefault(row["payment_id"], []).append(_shown_mint(row, refund))
     return [_shown_payment(row, mints.get(row["id"], [])) for row in rows]
 
 
@@ -295,7 +309,7 @@ def _shown_payment(row: asyncpg.Record, mints: Sequence[ShownMint]) -> ShownPaym
     )
 
 
-def _shown_mint(row: asyncpg.Record) -> ShownMint:
+def _shown_mint(row: asyncpg.Record, refund: ShownRefund | None) -> ShownMint:
     return ShownMint(
         queue_id=row["id"],
         unit=row["unit"],
@@ -303,6 +317,7 @@ def _shown_mint(row: asyncpg.Record) -> ShownMint:
         mint_id=MintId(bytes_of(row["mint_id"])),
         status=MintStatus(row["status"]),
         tx_hash=_hash(row["mint_tx_hash"]),
+        refund=refund,
     )
 
 

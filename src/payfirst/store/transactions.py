@@ -13,6 +13,7 @@ from payfirst.units import (
     ZERO_ADDRESS,
     AccountNonce,
     Address,
+    AtomicAmount,
     AuthorizationNonce,
     BlockHash,
     BlockNumber,
@@ -53,6 +54,12 @@ INSERT INTO chain_transaction_items (transaction_id, position, queue_id)
 SELECT $1, ordinality - 1, id FROM unnest($2::uuid[]) WITH ORDINALITY AS i(id, ordinality)
 """
 
+# store_refund_items: which refunds a transaction carries, in the order of its calls.
+STORE_REFUND_ITEMS = """
+INSERT INTO chain_transaction_items (transaction_id, position, refund_id)
+SELECT $1, ordinality - 1, id FROM unnest($2::uuid[]) WITH ORDINALITY AS i(id, ordinality)
+"""
+
 # count_unresolved: transactions of a signer that no block was seen to hold, and what they may cost at the most.
 COUNT_UNRESOLVED = f"""
 SELECT count(*) AS count, coalesce(sum(t.gas_limit * a.max_fee), 0) AS cost_wei
@@ -85,6 +92,13 @@ WHERE i.transaction_id = ANY($1::bigint[])
 MINT_ITEMS = """
 SELECT i.transaction_id, i.position, m.id, m.mint_id, m.token_address
 FROM chain_transaction_items i JOIN mint_queue m ON m.id = i.queue_id
+WHERE i.transaction_id = ANY($1::bigint[])
+"""
+
+# refund_items: the refunds of some transactions, with the nonce by which evidence names them.
+REFUND_ITEMS = """
+SELECT i.transaction_id, i.position, r.id, r.authorization_nonce, r.beneficiary, r.amount
+FROM chain_transaction_items i JOIN refunds r ON r.id = i.refund_id
 WHERE i.transaction_id = ANY($1::bigint[])
 """
 
@@ -161,13 +175,14 @@ WHERE network = $1 AND state = 'confirmed' AND mined_block <= $2
 """
 
 # read_in_flight: the newest attempt of each unresolved transaction of a signer, oldest nonce first, and until when
-# any of its payments can be settled (null where it carries none: a unit can be minted at any time).
+# any of its payments or refunds can be settled (null where it carries none: a unit can be minted at any time).
 READ_IN_FLIGHT = f"""
 SELECT t.id, t.account_nonce, t.to_address, t.gas_limit, a.hash, a.signed_bytes, a.max_fee_per_gas_wei,
        a.max_priority_fee_per_gas_wei, a.is_noop, a.broadcast_count,
        t.replace_requested_at IS NOT NULL AS replace_requested,
        extract(epoch FROM now() - a.last_broadcast_at)::float8 AS silent_s,
-       (SELECT max(p.valid_before) FROM chain_transaction_items i JOIN payment_queue p ON p.id = i.payment_id
+       (SELECT max(coalesce(p.valid_before, r.valid_before)) FROM chain_transaction_items i
+        LEFT JOIN payment_queue p ON p.id = i.payment_id LEFT JOIN refunds r ON r.id = i.refund_id
         WHERE i.transaction_id = t.id) AS valid_before
 FROM chain_transactions t
 CROSS JOIN LATERAL (
@@ -205,6 +220,12 @@ RENAME_MINTS = """
 UPDATE mint_queue SET mint_tx_hash = $2
 WHERE id IN (SELECT queue_id FROM chain_transaction_items WHERE transaction_id = $1) AND status = 'sent'
   AND mint_tx_hash IN (SELECT hash FROM chain_attempts WHERE transaction_id = $1)
+"""
+
+# rename_refunds: as rename_payments.
+RENAME_REFUNDS = """
+UPDATE refunds SET tx_hash = $2
+WHERE status = 'sent' AND tx_hash IN (SELECT hash FROM chain_attempts WHERE transaction_id = $1)
 """
 
 # note_broadcast: the bytes were handed to a node, or it was tried; an error decides nothing.
@@ -291,6 +312,18 @@ class MintItem:
 
 
 @dataclass(frozen=True, slots=True)
+class RefundItem:
+    """One refund in one transaction."""
+
+    transaction_id: int
+    position: int
+    refund_id: uuid.UUID
+    nonce: AuthorizationNonce
+    beneficiary: Address
+    amount: AtomicAmount
+
+
+@dataclass(frozen=True, slots=True)
 class MinedTransaction:
     """One of our transactions in a block at depth."""
 
@@ -316,7 +349,7 @@ class ItemOutcome:
 class InFlight:
     """An unresolved transaction and its newest attempt.
 
-    `silent_s` is None before the first broadcast; `valid_before` is that of its last payment, None for mints;
+    `silent_s` is None before the first broadcast; `valid_before` is that of its last payment or refund, None for mints;
     `replace_requested`: an operator wants other bytes for its nonce without waiting.
     """
 
@@ -386,6 +419,11 @@ async def store_mint_items(connection: Connection, transaction_id: int, ids: Seq
     await connection.execute(STORE_MINT_ITEMS, transaction_id, ids)
 
 
+async def store_refund_items(connection: Connection, transaction_id: int, ids: Sequence[uuid.UUID]) -> None:
+    """Name the refunds that a transaction carries, in order."""
+    await connection.execute(STORE_REFUND_ITEMS, transaction_id, ids)
+
+
 async def count_unresolved(connection: Connection, network: str, signer: Address) -> Unresolved:
     """How many transactions of a signer have no known outcome, and what they may cost."""
     row = await connection.fetchrow(COUNT_UNRESOLVED, network, hex_text(signer))
@@ -442,6 +480,22 @@ async def mint_items(connection: Connection, transaction_ids: Sequence[int]) -> 
             row["id"],
             MintId(bytes_of(row["mint_id"])),
             address_of(row["token_address"]),
+        )
+        for row in rows
+    ]
+
+
+async def refund_items(connection: Connection, transaction_ids: Sequence[int]) -> list[RefundItem]:
+    """The refunds that these transactions carry; one whose row was lost is absent."""
+    rows = await connection.fetch(REFUND_ITEMS, transaction_ids)
+    return [
+        RefundItem(
+            row["transaction_id"],
+            row["position"],
+            row["id"],
+            AuthorizationNonce(bytes_of(row["authorization_nonce"])),
+            address_of(row["beneficiary"]),
+            AtomicAmount(int(row["amount"])),
         )
         for row in rows
     ]
@@ -539,7 +593,7 @@ async def in_flight(connection: Connection, network: str, signer: Address) -> li
 async def store_replacement(connection: Connection, new: Replacement, *, epoch: int) -> bool:
     """Store other bytes for a nonce; False when it was resolved meanwhile, or the signer has another holder.
 
-    Payments and units on their way are then shown under the new hash, unless it is a no-op's.
+    Payments, units and refunds on their way are then shown under the new hash, unless it is a no-op's.
     """
     stored = await connection.execute(
         STORE_REPLACEMENT,
@@ -557,6 +611,7 @@ async def store_replacement(connection: Connection, new: Replacement, *, epoch: 
     if not new.is_noop:
         await connection.execute(RENAME_PAYMENTS, new.transaction_id, hex_text(new.hash))
         await connection.execute(RENAME_MINTS, new.transaction_id, hex_text(new.hash))
+        await connection.execute(RENAME_REFUNDS, new.transaction_id, hex_text(new.hash))
     return True
 
 

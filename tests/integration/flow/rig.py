@@ -18,13 +18,13 @@ from faults.rig import invariants
 
 from payfirst.api.app import create_app
 from payfirst.chain.abi import Artifact, decode_result, encode_call
-from payfirst.chain.signers import Signer
+from payfirst.chain.signers import Signer, Treasury
 from payfirst.config import load
 from payfirst.local import children
 from payfirst.local.chain import BLOCK_GAS, LocalChain, dev_address, dev_key
 from payfirst.pipeline import worker
 from payfirst.pipeline.terms import LayOver, Terms
-from payfirst.pipeline.worker import Keys
+from payfirst.pipeline.worker import Keys, RefundKeys
 from payfirst.store import tokens
 from payfirst.store.database import Pool
 from payfirst.units import (
@@ -95,6 +95,7 @@ class Rig:
     asset: Asset
     settle_signers: tuple[str, ...] = ("settle",)
     mint_signers: tuple[str, ...] = ("mint",)
+    treasury: str | None = None
 
     # ---- buying ------------------------------------------------------------------------------------
 
@@ -213,6 +214,9 @@ class Rig:
         keys = Keys(
             settle=tuple(Signer(dev_key(name)) for name in self.settle_signers),
             mint=tuple(Signer(dev_key(name)) for name in self.mint_signers),
+            refund=None
+            if self.treasury is None
+            else RefundKeys(Treasury(dev_key(self.treasury)), (Signer(dev_key("refund")),)),
         )
         task = asyncio.create_task(
             worker.work(
@@ -268,6 +272,15 @@ class Rig:
             "PAYFIRST_NETWORK__POLL_INTERVAL_MS": "50",
             "PAYFIRST_SIGNERS__SETTLE_KEY": hex_text(dev_key("settle")),
             "PAYFIRST_SIGNERS__MINT_KEY": hex_text(dev_key("mint")),
+            **({} if self.treasury is None else self._refund_environment(self.treasury)),
+        }
+
+    def _refund_environment(self, treasury: str) -> dict[str, str]:
+        return {
+            "PAYFIRST_NETWORK__FINAL_DEPTH": str(self.terms.final_depth),
+            "PAYFIRST_REFUNDS__MODE": self.terms.refund_mode,
+            "PAYFIRST_SIGNERS__REFUND_KEY": hex_text(dev_key("refund")),
+            "PAYFIRST_SIGNERS__TREASURY_KEY": hex_text(dev_key(treasury)),
         }
 
     # ---- what must hold ----------------------------------------------------------------------------

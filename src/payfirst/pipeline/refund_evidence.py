@@ -1,0 +1,128 @@
+"""What the chain shows already of refunds that are due: the refund itself, or its unit minted after all."""
+
+from __future__ import annotations
+
+from payfirst.chain import contracts
+from payfirst.chain.evidence import AUTHORIZATION_USED, paid_transfers
+from payfirst.chain.rpc import RpcClient, RpcUnavailable
+from payfirst.ops.log import get_logger
+from payfirst.pipeline import minted, used_ids
+from payfirst.pipeline.terms import Terms
+from payfirst.store import heads, refunds, tokens
+from payfirst.store.database import Pool, session, transaction
+from payfirst.store.mints import ClaimedMint
+from payfirst.store.refunds import DueRefund, Refunded
+from payfirst.store.wake import OnChanged
+from payfirst.units import Address, BlockNumber, hex_text
+
+LOOK_UP_AGAIN_S = 2.0
+
+USED_SENTENCE = "its authorization is used on chain: waiting until that block is final"
+CANCELLED_SENTENCE = (
+    "its authorization was used without paying it, or cancelled with the treasury's key: pay it by hand and settle the"
+    " debt by hand"
+)
+MINTED_SENTENCE = "the token holds this unit's mint id: it is not refunded, and completed once that block is final"
+
+log = get_logger()
+
+
+class RefundEvidence:
+    """Looks outside the scan, in final blocks only: no transaction of the row would bring back what a reorg takes."""
+
+    def __init__(self, pool: Pool, rpc: RpcClient, *, terms: Terms, on_changed: OnChanged) -> None:
+        self._pool = pool
+        self._rpc = rpc
+        self._terms = terms
+        self._on_changed = on_changed
+
+    async def look_up(self, refund: DueRefund, by: Address) -> None:
+        """The nonce is used: by a transaction whose row was lost, or by anyone who saw the authorization.
+
+        Only a final block counts: no transaction of this row would bring it back if a reorg took it. One of ours that
+        carries it is seen by the scan, at the usual depth.
+        """
+        async with session(self._pool, "read how far the chain was read") as connection:
+            final = (await heads.cursor(connection, self._terms.network)).final_height
+        topics = [hex_text(bytes(12) + by), hex_text(refund.nonce)]
+        why = USED_SENTENCE
+        if final >= refund.since:
+            hashes = await self._rpc.logs(
+                address=self._terms.asset,
+                topics=[hex_text(AUTHORIZATION_USED), *topics],
+                first=refund.since,
+                last=final,
+            )
+            for receipt in await self._rpc.receipts(hashes):
+                if receipt is None:
+                    raise RpcUnavailable("RPC: a log was found, its receipt was not")
+                for paid in paid_transfers(receipt, asset=self._terms.asset):
+                    found = Refunded(paid.payer, paid.nonce, paid.pay_to, paid.value, paid.tx_hash)
+                    if (paid.payer, paid.nonce) == (by, refund.nonce) and receipt.block_number <= final:
+                        if await self._complete(refund, found, receipt.block_number):
+                            return
+                        why = CANCELLED_SENTENCE
+            cancelled = await self._rpc.logs(
+                address=self._terms.asset,
+                topics=[hex_text(contracts.AUTHORIZATION_CANCELED_TOPIC), *topics],
+                first=refund.since,
+                last=final,
+            )
+            if cancelled:
+                why = CANCELLED_SENTENCE
+        if why == CANCELLED_SENTENCE and refund.attempts == 0:
+            log.error("refund_impossible", message=f"Refund {refund.id}: {why}", refund_id=refund.id)
+        async with session(self._pool, "let a refund wait") as connection:
+            await refunds.postpone(connection, [refund.id], why=why, delay_s=LOOK_UP_AGAIN_S)
+
+    async def _complete(self, refund: DueRefund, found: Refunded, block: BlockNumber) -> bool:
+        async with transaction(self._pool, "complete a refund that the chain shows") as connection:
+            done, changed = await refunds.complete(
+                connection, self._terms.network, self._terms.asset, [found], block=block
+            )
+        self._on_changed(changed)
+        if done:
+            log.warning(
+                "refunded_before",
+                message=f"Refund {refund.id} stands on chain already, by {hex_text(found.tx_hash)}: not sent again",
+                refund_id=refund.id,
+                tx_hash=hex_text(found.tx_hash),
+            )
+        return bool(done)
+
+    async def close_minted(self, refund: DueRefund) -> None:
+        """The unit was minted after all: it is completed by the token's own log, in a final block, and not refunded."""
+        async with session(self._pool, "read how far the chain was read") as connection:
+            final = (await heads.cursor(connection, self._terms.network)).final_height
+            offered = await tokens.read(connection, self._terms.network)
+        synced = next((t.synced_height for t in offered if t.address == refund.token), None)
+        last = BlockNumber(min(final, -1 if synced is None else synced))
+        unit = ClaimedMint(
+            id=refund.queue_id,
+            payment_id=refund.payment_id,
+            unit=refund.unit,
+            recipient=refund.recipient,
+            mint_id=refund.mint_id,
+            attempts=0,
+            suspected_code=None,
+            suspected_height=None,
+            accepted_height=refund.accepted_height,
+        )
+        by = (await used_ids.find(self._rpc, refund.token, [unit], last=last)).get(refund.mint_id)
+        if by is None:
+            async with session(self._pool, "let a refund wait") as connection:
+                await refunds.postpone(connection, [refund.id], why=MINTED_SENTENCE, delay_s=LOOK_UP_AGAIN_S)
+            return
+        async with transaction(self._pool, "complete a unit that was minted after all") as connection:
+            changed = await minted.write(
+                connection, self._terms.network, [(refund.mint_id, by.tx_hash)], block=by.block
+            )
+        self._on_changed({unit.payment_id for unit in changed})
+        log.warning(
+            "minted_instead",
+            message=f"Unit {refund.unit} of payment {refund.payment_id} was minted after all by"
+            f" {hex_text(by.tx_hash)}: it is not refunded",
+            payment_id=refund.payment_id,
+            queue_id=refund.queue_id,
+            tx_hash=hex_text(by.tx_hash),
+        )
