@@ -14,7 +14,7 @@ from payfirst.store.database import Connection
 from payfirst.store.rows import address_of, bytes_of
 from payfirst.units import Address, AtomicAmount, TxHash
 
-OWED = "owed"  # shown for an open debt without a refund
+WITHOUT_REFUND = "owed"  # shown for an open debt without a refund
 
 # list_refunds: debts to buyers with their refunds, newest first; an open debt without one says what it waits for.
 LIST_REFUNDS = """

@@ -27,11 +27,19 @@ async def give_treasury(rig: Rig, units: int = 1_000) -> Rig:
 
 async def owe(rig: Rig, *buyers: Buyer, units: int = 1) -> uuid.UUID:
     """Late money for a sold-out token, while a worker runs: each unit is owed. Returns the last buyer's payment."""
+    (other,) = await rig.buyers(1, funds=AtomicAmount(0))
+    promised = await rig.pay(other)
     authorizations = [buyer.authorize(units) for buyer in buyers]
     for buyer, authorization in zip(buyers, authorizations, strict=True):
         response = await rig.order(buyer, units, authorization=authorization)
         assert response.status_code == 202, response.text
-    await rig.until_counts(payments_failed=len(buyers))
+    await rig.until_counts(payments_failed=len(buyers) + 1)
+    # All that is left is promised to another for as long as this takes.
+    await rig.pool.execute(
+        "UPDATE payment_queue p SET status = 'pending', error = NULL, quantity = t.max_mint_count,"
+        " supply_reserved = true, held_reason = 'the other' FROM tokens t WHERE p.id = $1",
+        promised,
+    )
     await rig.pool.execute("UPDATE tokens SET reserved = max_mint_count")
     for buyer, authorization in zip(buyers, authorizations, strict=True):
         await rig.chain.fund_usdc([buyer.address], authorization.value)
@@ -50,7 +58,7 @@ async def owe(rig: Rig, *buyers: Buyer, units: int = 1) -> uuid.UUID:
         return bool(await rig.pool.fetchval("SELECT count(*) FROM owed") == units * len(buyers))
 
     await rig.until(owed)
-    await rig.pool.execute("UPDATE tokens SET reserved = 0")
+    await rig.pool.execute("UPDATE payment_queue SET status = 'failed' WHERE id = $1", promised)
     return uuid.UUID(response.json()["paymentQueueId"])
 
 
