@@ -52,6 +52,7 @@ class RefundStatus(enum.StrEnum):
     SENT = "sent"
     COMPLETED = "completed"
     CANCELLED = "cancelled"
+    IMPOSSIBLE = "impossible"
 
 
 class PaymentEvent(enum.StrEnum):
@@ -105,6 +106,7 @@ class RefundEvent(enum.StrEnum):
     NOT_IN_BLOCK = "transaction at depth without it"
     REORGED_AWAY = "reorg took it"
     DEBT_ENDED = "debt ended otherwise"
+    VOID_FOR_GOOD = "authorization used up unpaid"
     OWED_AGAIN = "owed again"
 
 
@@ -162,6 +164,9 @@ REFUND: dict[tuple[RefundStatus, RefundEvent], RefundStatus] = {
     (RefundStatus.COMPLETED, RefundEvent.REORGED_AWAY): RefundStatus.SENT,
     (RefundStatus.WAITING, RefundEvent.DEBT_ENDED): RefundStatus.CANCELLED,
     (RefundStatus.APPROVED, RefundEvent.DEBT_ENDED): RefundStatus.CANCELLED,
+    # Cancelled with the treasury's key, or used for another payee: the nonce pays nobody, and a person settles the debt.
+    (RefundStatus.APPROVED, RefundEvent.VOID_FOR_GOOD): RefundStatus.IMPOSSIBLE,
+    (RefundStatus.IMPOSSIBLE, RefundEvent.DEBT_ENDED): RefundStatus.CANCELLED,
     (RefundStatus.CANCELLED, RefundEvent.OWED_AGAIN): RefundStatus.WAITING,
 }
 

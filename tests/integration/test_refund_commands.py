@@ -11,7 +11,9 @@ from subprocess import CompletedProcess
 import pytest
 from test_commands import run
 
+from payfirst.store import refunds
 from payfirst.store.database import Pool
+from payfirst.units import Address, AtomicAmount
 
 Payfirst = Callable[..., CompletedProcess[str]]
 
@@ -115,3 +117,83 @@ async def test_a_debt_that_ended_otherwise_is_not_approved(payfirst: Payfirst, d
     assert "ended otherwise" in ended["why"]
     assert unknown["why"] == "there is no such refund on this network"
     assert await debts.fetchval("SELECT status FROM refunds WHERE id = $1", WAITING) == "waiting"
+
+
+OTHER_DEBT = """
+INSERT INTO owed (direction, network, payment_id, unit, reason, asset, amount, beneficiary)
+SELECT direction, network, payment_id, unit, 'another', asset, amount, beneficiary FROM owed WHERE unit = 0
+RETURNING id
+"""
+
+
+async def test_a_unit_whose_other_debt_was_settled_by_hand_is_not_refunded(payfirst: Payfirst, debts: Pool) -> None:
+    """A unit may be owed for two reasons: what was settled for one of them is settled, and its refund is given up."""
+    other = await debts.fetchval(OTHER_DEBT)
+    assert payfirst("owed", "resolve", str(other), "--note", "paid in cash").returncode == 0
+    refused = payfirst("refunds", "approve", str(WAITING), "--json")
+    assert "ended otherwise" in json.loads(refused.stdout)[0]["why"]
+    async with debts.acquire() as connection:
+        assert len(await refunds.cancel_ended(connection, NETWORK, unusable=[])) == 1
+    assert await debts.fetchval("SELECT status FROM refunds WHERE id = $1", WAITING) == "cancelled"
+
+
+async def test_no_debt_of_a_unit_that_is_being_refunded_is_settled_by_hand(payfirst: Payfirst, debts: Pool) -> None:
+    """The other way round: the refund has begun, for whichever of its debts."""
+    other = await debts.fetchval(OTHER_DEBT)
+    assert payfirst("refunds", "approve", str(WAITING)).returncode == 0
+    refused = payfirst("owed", "resolve", str(other), "--note", "paid in cash")
+    assert (refused.returncode, "a refund of it has begun" in refused.stdout + refused.stderr) == (1, True)
+
+
+async def test_a_debt_whose_refund_is_impossible_is_settled_by_hand(payfirst: Payfirst, debts: Pool) -> None:
+    """The chain has said for good that its nonce pays nobody: a person pays, and notes it."""
+    assert payfirst("refunds", "approve", str(WAITING)).returncode == 0
+    debt = str(await debts.fetchval("SELECT owed_id FROM refunds WHERE id = $1", WAITING))
+    assert payfirst("owed", "resolve", debt, "--note", "paid in cash").returncode == 1
+    async with debts.acquire() as connection:
+        assert len(await refunds.end_impossible(connection, WAITING, why="cancelled with the key")) == 1
+        assert await refunds.end_impossible(connection, LARGE, why="it only waits") == []
+    listed = json.loads(payfirst("refunds", "list", "--status", "impossible", "--json").stdout)
+    assert [(r["id"], r["why"]) for r in listed] == [(str(WAITING), "cancelled with the key")]
+    assert payfirst("owed", "resolve", debt, "--note", "paid in cash").returncode == 0
+
+
+async def test_those_above_the_limit_keep_no_smaller_one_from_its_approval(debts: Pool) -> None:
+    """However many of them are older; nor does one that may not be refunded now."""
+    await debts.execute("UPDATE refunds SET amount = 20000, created_at = now() - interval '1 day' WHERE id = $1", LARGE)
+    asset = Address(bytes.fromhex(ASSET[2:]))
+    async with debts.acquire() as connection:
+        found = await refunds.waiting(connection, NETWORK, asset, amount_max=AtomicAmount(10_000), limit=1)
+        assert found == [WAITING]
+        assert await refunds.waiting(connection, NETWORK, asset, amount_max=None, limit=1) == [LARGE]
+        await debts.execute("UPDATE owed SET status = 'resolved', resolved_at = now() WHERE unit = 1")
+        assert await refunds.waiting(connection, NETWORK, asset, amount_max=None, limit=1) == [WAITING]
+
+
+async def test_what_was_signed_is_not_given_up_while_it_could_be_used(debts: Pool) -> None:
+    """The debt has ended otherwise, and the authorization is out: only the chain's word ends it."""
+    await debts.execute("UPDATE refunds SET status = 'approved', approved_by = 'me'")
+    await debts.execute("UPDATE refunds SET valid_before = 4000000000 WHERE id = $1", WAITING)
+    await debts.execute("UPDATE owed SET status = 'resolved', resolved_at = now()")
+    async with debts.acquire() as connection:
+        await refunds.cancel_ended(connection, NETWORK, unusable=[])
+        assert await debts.fetch("SELECT id FROM refunds WHERE status = 'cancelled'") == [(LARGE,)]
+        asset = Address(bytes.fromhex(ASSET[2:]))
+        assert [r.id for r in await refunds.ended_but_signed(connection, NETWORK, asset, limit=9)] == [WAITING]
+        await refunds.cancel_ended(connection, NETWORK, unusable=[WAITING])
+    assert await debts.fetchval("SELECT count(*) FROM refunds WHERE status = 'cancelled'") == 2
+
+
+async def test_money_without_a_payment_is_said_to_need_a_person(payfirst: Payfirst, debts: Pool) -> None:
+    """No worker will ever refund it: the list does not let anybody wait for one."""
+    await debts.execute(
+        "INSERT INTO owed (direction, network, reason, asset, amount, beneficiary, authorization_nonce, tx_hash)"
+        " VALUES ('to_buyer', $1, 'money_without_payment', $2, 5, $3, $4, $4)",
+        NETWORK, ASSET, BUYER, "0x" + "22" * 32,
+    )  # fmt: skip
+    (first, *_) = json.loads(payfirst("refunds", "list", "--json").stdout)
+    assert first["reason"] == "money_without_payment"
+    assert "pay it by hand, then payfirst owed resolve" in first["why"]
+    asset = Address(bytes.fromhex(ASSET[2:]))
+    async with debts.acquire() as connection:
+        assert [d.unit for d in await refunds.refundable(connection, NETWORK, asset, limit=9)] == [2]

@@ -270,7 +270,7 @@ def _mint_document(mint: ShownMint) -> MintDocument:
 
 def _refund_document(mint: ShownMint) -> RefundDocument | msgspec.UnsetType:
     refund = mint.refund
-    if refund is None or refund.status is RefundStatus.CANCELLED:
+    if refund is None or refund.status in (RefundStatus.CANCELLED, RefundStatus.IMPOSSIBLE):
         return msgspec.UNSET
     return RefundDocument(status=refund.status, amount=str(refund.amount), tx_hash=_hash(refund.tx_hash))
 

@@ -44,6 +44,7 @@ class Shown(Enum):
     SENT = "sent"
     COMPLETED = "completed"
     CANCELLED = "cancelled"
+    IMPOSSIBLE = "impossible"
 
 
 _DONE = {Shown.WAITING: "approved", Shown.APPROVED: "is tried again now"}

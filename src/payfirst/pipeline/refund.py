@@ -27,7 +27,6 @@ from payfirst.pipeline.refund_plan import (
     OVER_DAILY_MAX,
     RefundPlan,
     RefundView,
-    plan_approvals,
     plan_refunds,
 )
 from payfirst.pipeline.rounds import Rounds
@@ -100,6 +99,7 @@ class Refunder:
         if self._terms.refund_mode == "off":
             return False  # what is on its way is still tended
         await self._note_balance()
+        await self._tidy()
         await self._open_new()
         await self._approve()
         if await self._outbox.unresolved() >= UNRESOLVED_MAX:
@@ -128,10 +128,21 @@ class Refunder:
         data = contracts.encode_call("balanceOf(address)", self._treasury.address)
         return AtomicAmount(int.from_bytes((await self._rpc.eth_call(to=self._terms.asset, data=data, at=at))[:32]))
 
+    async def _tidy(self) -> None:
+        """Go on with what no transaction carries any more, and give up what ended otherwise and can pay nobody."""
+        network, asset = self._terms.network, self._terms.asset
+        async with session(self._pool, "look for refunds that ended otherwise") as connection:
+            signed = await refunds.ended_but_signed(connection, network, asset, limit=BATCH_MAX)
+            known = await treasuries.known(connection, network, asset)
+        unusable = await self._evidence.unusable(signed, known, self._head.head) if signed else []
+        async with transaction(self._pool, "give up refunds") as connection:
+            changed = await refunds.return_stranded(connection, network)
+            changed += await refunds.cancel_ended(connection, network, unusable=unusable)
+        self._on_changed(changed)
+
     async def _open_new(self) -> None:
         network, asset = self._terms.network, self._terms.asset
         async with transaction(self._pool, "open refunds") as connection:
-            ended = await refunds.cancel_ended(connection, network)
             debts = await refunds.refundable(connection, network, asset, limit=OPENED_PER_ROUND_MAX)
             now_ms = time.time_ns() // 1_000_000
             new = [
@@ -146,21 +157,21 @@ class Refunder:
             ]
             if new:
                 opened = await refunds.open_new(connection, network, asset, treasury=self._treasury.address, new=new)
-        self._on_changed(ended)
         if new:
             log.info("refunds_opened", message=f"{opened} refunds opened for what is owed to buyers", count=opened)
 
     async def _approve(self) -> None:
         async with transaction(self._pool, "approve refunds") as connection:
-            waiting = await refunds.waiting(
-                connection, self._terms.network, self._terms.asset, limit=OPENED_PER_ROUND_MAX
-            )
-            plan = plan_approvals(waiting, mode=self._terms.refund_mode, amount_max=self._terms.refund_amount_max)
-            if plan.by_itself:
-                await refunds.approve(connection, [r.id for r in plan.by_itself], by=AUTOMATIC)
-            for group, why in ((plan.by_hand, NEEDS_APPROVAL), (plan.above_amount_max, ABOVE_AMOUNT_MAX)):
-                if group:
-                    await refunds.note_waiting(connection, [r.id for r in group], why=why)
+            network, asset, amount_max = self._terms.network, self._terms.asset, self._terms.refund_amount_max
+            if self._terms.refund_mode != "automatic":
+                await refunds.note_waiting(connection, network, asset, above=None, why=NEEDS_APPROVAL)
+                return
+            # The limit is the database's to apply: those above it, however many, keep no smaller one from its turn.
+            fit = await refunds.waiting(connection, network, asset, amount_max=amount_max, limit=OPENED_PER_ROUND_MAX)
+            if fit:
+                await refunds.approve(connection, fit, by=AUTOMATIC)
+            if amount_max is not None:
+                await refunds.note_waiting(connection, network, asset, above=amount_max, why=ABOVE_AMOUNT_MAX)
 
     # ---- what is due -------------------------------------------------------------------------------
 

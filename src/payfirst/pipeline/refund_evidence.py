@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Sequence
+
 from payfirst.chain import contracts
+from payfirst.chain.blocks import Head
 from payfirst.chain.evidence import AUTHORIZATION_USED, paid_transfers
 from payfirst.chain.rpc import RpcClient, RpcUnavailable
 from payfirst.ops.log import get_logger
@@ -11,7 +15,7 @@ from payfirst.pipeline.terms import Terms
 from payfirst.store import heads, refunds, tokens
 from payfirst.store.database import Pool, session, transaction
 from payfirst.store.mints import ClaimedMint
-from payfirst.store.refunds import DueRefund, Refunded
+from payfirst.store.refunds import DueRefund, Refunded, SignedRefund
 from payfirst.store.wake import OnChanged
 from payfirst.units import Address, BlockNumber, hex_text
 
@@ -19,9 +23,10 @@ LOOK_UP_AGAIN_S = 2.0
 
 USED_SENTENCE = "its authorization is used on chain: waiting until that block is final"
 CANCELLED_SENTENCE = (
-    "its authorization was used without paying it, or cancelled with the treasury's key: pay it by hand and settle the"
-    " debt by hand"
+    "its authorization was used without paying it, or cancelled with the treasury's key: pay it by hand, then payfirst"
+    " owed resolve"
 )
+ENDED_SENTENCE = "its debt ended otherwise: given up once a final block is past the authorization that was sent for it"
 MINTED_SENTENCE = "the token holds this unit's mint id: it is not refunded, and completed once that block is final"
 
 log = get_logger()
@@ -36,9 +41,10 @@ class RefundEvidence:
         self._terms = terms
         self._on_changed = on_changed
 
-    async def look_up(self, refund: DueRefund, by: Address) -> None:
+    async def look_up(self, refund: DueRefund | SignedRefund, by: Address) -> None:
         """The nonce is used: by a transaction whose row was lost, or by anyone who saw the authorization.
 
+        Where it paid nothing, it never will: the refund ends, and a person may settle the debt.
         Only a final block counts: no transaction of this row would bring it back if a reorg took it. One of ours that
         carries it is seen by the scan, at the usual depth.
         """
@@ -70,12 +76,44 @@ class RefundEvidence:
             )
             if cancelled:
                 why = CANCELLED_SENTENCE
-        if why == CANCELLED_SENTENCE and refund.attempts == 0:
-            log.error("refund_impossible", message=f"Refund {refund.id}: {why}", refund_id=refund.id)
+        if why == CANCELLED_SENTENCE:
+            async with session(self._pool, "end a refund that can pay nobody") as connection:
+                ended = await refunds.end_impossible(connection, refund.id, why=why)
+            self._on_changed(ended)
+            if ended:
+                log.error("refund_impossible", message=f"Refund {refund.id}: {why}", refund_id=refund.id)
+            return
         async with session(self._pool, "let a refund wait") as connection:
             await refunds.postpone(connection, [refund.id], why=why, delay_s=LOOK_UP_AGAIN_S)
 
-    async def _complete(self, refund: DueRefund, found: Refunded, block: BlockNumber) -> bool:
+    async def unusable(self, ended: Sequence[SignedRefund], known: Sequence[Address], head: Head) -> list[uuid.UUID]:
+        """Those of `ended` whose authorizations were not used, and cannot be any more: a final block is past them."""
+        async with session(self._pool, "read how far the chain was read") as connection:
+            final = (await heads.cursor(connection, self._terms.network)).final_height
+        blocks = await self._rpc.blocks(final, final)
+        calls = [
+            (self._terms.asset, contracts.encode_call("authorizationState(address,bytes32)", treasury, refund.nonce))
+            for refund in ended
+            for treasury in known
+        ]
+        answers = contracts.decode_aggregate3(
+            await self._rpc.eth_call(to=self._terms.multicall3, data=contracts.encode_aggregate3(calls), at=head.hash)
+        )
+        found: list[uuid.UUID] = []
+        for n, refund in enumerate(ended):
+            said = answers[n * len(known) : (n + 1) * len(known)]
+            # An answer that is none counts as used: then nothing is given up.
+            users = [by for by, (ok, data) in zip(known, said, strict=True) if not ok or int.from_bytes(data) != 0]
+            if users:
+                await self.look_up(refund, users[0])
+            elif blocks and refund.valid_before is not None and blocks[0].head.time >= refund.valid_before:
+                found.append(refund.id)
+            else:
+                async with session(self._pool, "let a refund wait") as connection:
+                    await refunds.postpone(connection, [refund.id], why=ENDED_SENTENCE, delay_s=LOOK_UP_AGAIN_S)
+        return found
+
+    async def _complete(self, refund: DueRefund | SignedRefund, found: Refunded, block: BlockNumber) -> bool:
         async with transaction(self._pool, "complete a refund that the chain shows") as connection:
             done, changed = await refunds.complete(
                 connection, self._terms.network, self._terms.asset, [found], block=block

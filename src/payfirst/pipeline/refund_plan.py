@@ -1,12 +1,11 @@
-"""Which refunds are approved by themselves, and what is to be done about those that are due. Pure."""
+"""What is to be done about refunds that are due. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from payfirst.pipeline.terms import RefundMode
-from payfirst.store.refunds import DueRefund, WaitingRefund
+from payfirst.store.refunds import DueRefund
 from payfirst.units import Address, AtomicAmount, AuthorizationNonce, MintId, UnixTime
 
 # An authorization that another treasury has signed must have ended for so long before this one signs instead: a reorg
@@ -18,28 +17,6 @@ ABOVE_AMOUNT_MAX = "is above refunds.amount_max and waits for an approval: payfi
 OVER_DAILY_MAX = "refunds.daily_max is reached: it goes on by itself as the last 24 hours move on"
 BEHIND_OTHERS = "waits until the refunds before it are confirmed"
 OTHER_TREASURY = "another treasury has signed for it: it goes on once that authorization has ended for an hour"
-
-
-@dataclass(slots=True)
-class Approvals:
-    """The waiting refunds, sorted by who approves them."""
-
-    by_itself: list[WaitingRefund] = field(default_factory=list)
-    above_amount_max: list[WaitingRefund] = field(default_factory=list)
-    by_hand: list[WaitingRefund] = field(default_factory=list)
-
-
-def plan_approvals(waiting: Sequence[WaitingRefund], *, mode: RefundMode, amount_max: AtomicAmount | None) -> Approvals:
-    """Sort waiting refunds by the seller's settings."""
-    plan = Approvals()
-    for refund in waiting:
-        if mode != "automatic":
-            plan.by_hand.append(refund)
-        elif amount_max is not None and refund.amount > amount_max:
-            plan.above_amount_max.append(refund)
-        else:
-            plan.by_itself.append(refund)
-    return plan
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ WHERE p.network = $1 AND p.id > $2 AND p.id < $3 AND p.processed_at < $4
   )
   AND NOT EXISTS (
     SELECT FROM owed o LEFT JOIN refunds r ON r.owed_id = o.id
-    WHERE o.payment_id = p.id AND (o.status = 'open' OR r.status <> 'completed'))
+    WHERE o.payment_id = p.id AND (o.status = 'open' OR r.status NOT IN ('completed', 'cancelled')))
   AND NOT EXISTS (
     SELECT FROM chain_transaction_items i JOIN chain_transactions t ON t.id = i.transaction_id
     WHERE i.payment_id = p.id AND t.state IN ('sent', 'confirmed'))

@@ -106,11 +106,19 @@ UPDATE owed SET status = 'resolved', resolution = 'tried_again', resolved_at = n
 WHERE payment_id = $1 AND unit = $2 AND status = 'open'
 """
 
-# lock_debt: one debt, and whether a refund of it is approved, on its way or done.
+# lock_debt: one debt and all others of its unit; no refund of any of them begins until this transaction ends.
 LOCK_DEBT = """
+SELECT s.id FROM owed o JOIN owed s ON s.id = o.id OR (s.payment_id = o.payment_id AND s.unit = o.unit)
+WHERE o.id = $1 ORDER BY s.id FOR UPDATE OF s
+"""
+
+# read_debt: one debt, and whether a refund of its unit is approved, on its way or done; asked once it is held.
+READ_DEBT = """
 SELECT o.id, o.payment_id, o.unit, o.status, EXISTS (
-    SELECT FROM refunds r WHERE r.owed_id = o.id AND r.status IN ('approved', 'sent', 'completed')) AS refunding
-FROM owed o WHERE o.id = $1 FOR UPDATE
+    SELECT FROM owed s JOIN refunds r ON r.owed_id = s.id
+    WHERE (s.id = o.id OR (s.payment_id = o.payment_id AND s.unit = o.unit))
+      AND r.status IN ('approved', 'sent', 'completed')) AS refunding
+FROM owed o WHERE o.id = $1
 """
 
 # resolve_debt: the seller has settled it outside payfirst; its unit stays `owed` for ever.
@@ -266,7 +274,8 @@ async def _why_not_again(connection: Connection, payment: asyncpg.Record, unit: 
 
 async def resolve(connection: Connection, owed_id: int, *, note: str, actor: str) -> Done:
     """Note that the seller has settled a debt outside payfirst."""
-    debt = await connection.fetchrow(LOCK_DEBT, owed_id)
+    await connection.execute(LOCK_DEBT, owed_id)
+    debt = await connection.fetchrow(READ_DEBT, owed_id)
     if debt is None:
         return _no(owed_id, "there is no such debt (payfirst owed list --status all)")
     if debt["refunding"] or debt["status"] == "refunded":

@@ -14,13 +14,19 @@ from payfirst.store.database import Connection
 from payfirst.store.rows import address_of, bytes_of
 from payfirst.units import Address, AtomicAmount, TxHash
 
-WITHOUT_REFUND = "owed"  # shown for an open debt without a refund
-
 # list_refunds: debts to buyers with their refunds, newest first; an open debt without one says what it waits for.
 LIST_REFUNDS = """
 SELECT o.id AS owed_id, o.payment_id, o.unit, o.reason, o.amount, o.beneficiary, o.created_at, r.id, r.treasury,
        r.tx_hash, r.approved_by, r.next_attempt_at, r.processed_at, coalesce(r.status, 'owed') AS status,
        CASE WHEN r.id IS NOT NULL THEN r.error
+            WHEN o.payment_id IS NULL THEN 'no payment of this database is behind it, so it is never refunded by'
+                ' itself: pay it by hand, then payfirst owed resolve'
+            WHEN m.id IS NULL OR p.status <> 'completed' THEN 'it is owed for no unit of a paid payment, so it is never'
+                ' refunded by itself: pay it by hand, then payfirst owed resolve'
+            WHEN EXISTS (
+                SELECT 1 FROM owed s WHERE s.payment_id = o.payment_id AND s.unit = o.unit
+                  AND (s.status = 'refunded' OR s.resolution = 'by_hand'))
+            THEN 'the unit is settled already, by another debt: payfirst owed resolve'
             WHEN p.held_reason IS NOT NULL THEN 'the payment is on hold'
             WHEN p.finality <> 'final' THEN 'the payment is not in a final block yet'
             WHEN m.status <> 'owed' THEN 'the unit is to be minted'
@@ -41,7 +47,7 @@ ORDER BY o.id DESC LIMIT $3
 SHOW_REFUNDS = """
 SELECT o.payment_id, o.unit, r.status, r.amount, r.tx_hash
 FROM owed o JOIN refunds r ON r.owed_id = o.id
-WHERE o.payment_id = ANY($1::uuid[]) AND r.status <> 'cancelled'
+WHERE o.payment_id = ANY($1::uuid[]) AND r.status NOT IN ('cancelled', 'impossible')
 """
 
 # status_of: how far these refunds are.

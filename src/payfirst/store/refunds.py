@@ -17,30 +17,36 @@ from payfirst.store.database import Connection
 from payfirst.store.rows import address_of, bytes_of
 from payfirst.units import Address, AtomicAmount, AuthorizationNonce, BlockNumber, MintId, TxHash, UnixTime, hex_text
 
+# A unit may be owed for several reasons: what was settled for one of them is settled.
+_SETTLED_BESIDE = """
+EXISTS (
+    SELECT 1 FROM owed same WHERE same.payment_id = o.payment_id AND same.unit = o.unit
+      AND (same.status = 'refunded' OR same.resolution = 'by_hand'))
+"""
+
 # What may be refunded: a debt that is open, for money that no reorg can take back and nobody has put on hold, and for a
 # unit that nothing of ours can mint any more: it is given up, and each transaction that held it has ended for good.
-_REFUNDABLE = """
+_REFUNDABLE = f"""
 o.direction = 'to_buyer' AND o.status = 'open'
   AND p.status = 'completed' AND p.finality = 'final' AND p.held_reason IS NULL AND m.status = 'owed'
   AND NOT EXISTS (
     SELECT 1 FROM chain_transaction_items i JOIN chain_transactions t ON t.id = i.transaction_id
     WHERE i.queue_id = m.id AND t.state IN ('sent', 'confirmed'))
+  AND NOT {_SETTLED_BESIDE}
 """
 _DEBT = """
 owed o JOIN payment_queue p ON p.id = o.payment_id
        JOIN mint_queue m ON m.payment_id = o.payment_id AND m.unit = o.unit
 """
 
-# refundable_debts: what may be refunded and is not yet; a refund that was cancelled is none. A unit may be owed for
-# several reasons: what was settled for one of them is settled.
+# refundable_debts: what may be refunded and is not yet; a refund that was cancelled is none.
 REFUNDABLE_DEBTS = f"""
 SELECT o.id, o.unit, o.amount, o.beneficiary, p.payer, p.authorization_nonce
 FROM {_DEBT}
 WHERE o.network = $1 AND o.asset = $2 AND {_REFUNDABLE}
   AND NOT EXISTS (
-    SELECT 1 FROM owed same LEFT JOIN refunds r ON r.owed_id = same.id
-    WHERE same.payment_id = o.payment_id AND same.unit = o.unit
-      AND (r.status <> 'cancelled' OR same.status = 'refunded' OR same.resolution = 'by_hand'))
+    SELECT 1 FROM owed same JOIN refunds r ON r.owed_id = same.id
+    WHERE same.payment_id = o.payment_id AND same.unit = o.unit AND r.status <> 'cancelled')
 ORDER BY o.id LIMIT $3
 """
 
@@ -64,20 +70,38 @@ FROM unnest($1::bigint[], $2::text[]) AS n(owed_id, nonce)
 WHERE r.network = $3 AND r.asset = $4 AND r.authorization_nonce = n.nonce AND r.status = 'cancelled'
 """
 
-# cancel_ended: the debt was settled otherwise (minted after all, by hand) before anything was sent for it.
-# moves: waiting -> cancelled, approved -> cancelled
-CANCEL_ENDED = """
+# cancel_ended: the debt was settled otherwise (minted after all, by hand) before anything was signed for it, or the
+# chain says that what was signed cannot be used any more ($2).
+# moves: waiting -> cancelled, approved -> cancelled, impossible -> cancelled
+CANCEL_ENDED = f"""
+WITH ended AS (
+    SELECT r.id, o.payment_id FROM refunds r JOIN owed o ON o.id = r.owed_id
+    WHERE r.network = $1 AND r.status IN ('waiting', 'approved', 'impossible')
+      AND (o.resolved_at IS NOT NULL OR {_SETTLED_BESIDE})
+      AND (r.status <> 'approved' OR r.valid_before IS NULL OR r.id = ANY($2::uuid[]))
+)
 UPDATE refunds r
 SET status = 'cancelled', error = 'the debt ended otherwise', processed_at = now()
-FROM owed o
-WHERE r.status IN ('waiting', 'approved') AND r.network = $1 AND o.id = r.owed_id AND o.resolved_at IS NOT NULL
-RETURNING r.id, o.payment_id
+FROM ended e WHERE r.id = e.id AND r.status IN ('waiting', 'approved', 'impossible')
+RETURNING e.payment_id
 """
 
-# read_waiting: refunds that nobody has approved yet, oldest first.
-READ_WAITING = """
-SELECT id, amount FROM refunds
-WHERE network = $1 AND asset = $2 AND status = 'waiting' ORDER BY created_at, id LIMIT $3
+# ended_but_signed: approved ones whose debts ended otherwise, with an authorization that was given to the chain.
+ENDED_BUT_SIGNED = f"""
+SELECT r.id, o.payment_id, r.authorization_nonce, r.valid_before, r.attempts, p.settled_block
+FROM refunds r JOIN owed o ON o.id = r.owed_id JOIN payment_queue p ON p.id = o.payment_id
+WHERE r.network = $1 AND r.asset = $2 AND r.status = 'approved' AND r.valid_before IS NOT NULL
+  AND (o.resolved_at IS NOT NULL OR {_SETTLED_BESIDE})
+  AND (r.next_attempt_at IS NULL OR r.next_attempt_at <= now())
+ORDER BY r.created_at, r.id LIMIT $3
+"""
+
+# read_waiting: what may be refunded, waits for an approval and is not above an amount (NULL: of any), oldest first.
+READ_WAITING = f"""
+SELECT r.id FROM refunds r JOIN {_DEBT} ON o.id = r.owed_id
+WHERE r.network = $1 AND r.asset = $2 AND r.status = 'waiting' AND ($3::numeric IS NULL OR r.amount <= $3)
+  AND {_REFUNDABLE}
+ORDER BY r.created_at, r.id LIMIT $4
 """
 
 # lock_units: hold the units of refunds, so that none is given back to minting until this transaction ends.
@@ -87,11 +111,16 @@ JOIN mint_queue m ON m.payment_id = o.payment_id AND m.unit = o.unit
 WHERE r.id = ANY($1::uuid[]) ORDER BY m.id FOR UPDATE OF m
 """
 
-# lock_debts: which of these refunds are still of what may be refunded; no debt is settled otherwise meanwhile.
-LOCK_DEBTS = f"""
-SELECT r.id, o.payment_id FROM refunds r JOIN {_DEBT} ON o.id = r.owed_id
-WHERE r.id = ANY($1::uuid[]) AND {_REFUNDABLE}
-ORDER BY o.id FOR UPDATE OF o
+# lock_debts: hold the debts of refunds, and all others of the same units, so that none is settled otherwise meanwhile.
+LOCK_DEBTS = """
+SELECT s.id FROM refunds r JOIN owed o ON o.id = r.owed_id
+JOIN owed s ON s.id = o.id OR (s.payment_id = o.payment_id AND s.unit = o.unit)
+WHERE r.id = ANY($1::uuid[]) ORDER BY s.id FOR UPDATE OF s
+"""
+
+# still_refundable: which of these refunds are still of what may be refunded; asked once their debts are held.
+STILL_REFUNDABLE = f"""
+SELECT r.id FROM refunds r JOIN {_DEBT} ON o.id = r.owed_id WHERE r.id = ANY($1::uuid[]) AND {_REFUNDABLE}
 """
 
 # approve_refunds: from here on the unit is not minted any more (a trigger holds to it).
@@ -102,9 +131,11 @@ WHERE id = ANY($1::uuid[]) AND status = 'waiting'
 RETURNING id
 """
 
-# note_waiting: why a refund is not approved by itself.
+# note_waiting: why refunds above an amount (NULL: of any) are not approved by themselves.
 NOTE_WAITING = """
-UPDATE refunds SET error = $2 WHERE id = ANY($1::uuid[]) AND status = 'waiting' AND error IS DISTINCT FROM $2
+UPDATE refunds SET error = $4
+WHERE network = $1 AND asset = $2 AND status = 'waiting' AND ($3::numeric IS NULL OR amount > $3)
+  AND error IS DISTINCT FROM $4
 """
 
 # due_refunds: approved ones whose turn it is, oldest first, with what is to be asked of the chain before.
@@ -121,6 +152,14 @@ ORDER BY r.created_at, r.id LIMIT $3
 POSTPONE_REFUNDS = """
 UPDATE refunds SET error = $2, next_attempt_at = now() + $3 * interval '1 second', attempts = attempts + 1
 WHERE id = ANY($1::uuid[]) AND status = 'approved'
+"""
+
+# end_impossible: the chain says for good that the derived nonce pays nobody; a person settles the debt.
+# moves: approved -> impossible
+END_IMPOSSIBLE = """
+UPDATE refunds SET status = 'impossible', error = $2, next_attempt_at = NULL, processed_at = now()
+WHERE id = $1 AND status = 'approved'
+RETURNING (SELECT payment_id FROM owed WHERE owed.id = owed_id) AS payment_id
 """
 
 # retry_refunds: the operator has mended what held them; they are due at once.
@@ -172,6 +211,19 @@ WHERE tx_hash = ANY($1::text[]) AND status = 'sent'
 RETURNING (SELECT payment_id FROM owed WHERE owed.id = owed_id) AS payment_id
 """
 
+# return_stranded: no transaction that names them can be mined or confirmed any more: one of an older release's workers
+# has confirmed it, which knows nothing of refunds, or its rows are lost. The next look at the chain says what it did.
+# moves: sent -> approved
+RETURN_STRANDED = """
+UPDATE refunds r
+SET status = 'approved', error = 'its transaction has ended: the chain is asked what it did', next_attempt_at = NULL,
+    processed_at = now()
+WHERE r.network = $1 AND r.status = 'sent' AND NOT EXISTS (
+    SELECT 1 FROM chain_attempts a JOIN chain_transactions t ON t.id = a.transaction_id
+    WHERE a.hash = r.tx_hash AND t.state IN ('sent', 'confirmed'))
+RETURNING (SELECT payment_id FROM owed WHERE owed.id = owed_id) AS payment_id
+"""
+
 # reorg_refunds: a reorg took the blocks above a fork; the same bytes are to be sent again.
 # moves: completed -> sent
 REORG_REFUNDS = """
@@ -215,11 +267,15 @@ class NewRefund:
 
 
 @dataclass(frozen=True, slots=True)
-class WaitingRefund:
-    """A refund that nobody has approved yet."""
+class SignedRefund:
+    """A refund with an authorization that the chain may have, as much of it as a look-up takes (see DueRefund)."""
 
     id: uuid.UUID
-    amount: AtomicAmount
+    payment_id: uuid.UUID
+    nonce: AuthorizationNonce
+    valid_before: UnixTime | None
+    attempts: int
+    since: BlockNumber
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,27 +346,48 @@ async def open_new(
     return len(opened)
 
 
-async def cancel_ended(connection: Connection, network: str) -> list[uuid.UUID]:
-    """Give up refunds whose debts ended otherwise; returns the payments."""
-    return _payments(await connection.fetch(CANCEL_ENDED, network))
+async def cancel_ended(connection: Connection, network: str, *, unusable: Sequence[uuid.UUID]) -> list[uuid.UUID]:
+    """Give up refunds whose debts ended otherwise; returns the payments.
+
+    One that has been signed for only where the caller knows its authorization to be `unusable` for good.
+    """
+    return _payments(await connection.fetch(CANCEL_ENDED, network, unusable))
 
 
-async def waiting(connection: Connection, network: str, asset: Address, *, limit: int) -> list[WaitingRefund]:
-    """Refunds that nobody has approved yet, oldest first."""
-    rows = await connection.fetch(READ_WAITING, network, hex_text(asset), limit)
-    return [WaitingRefund(row["id"], AtomicAmount(int(row["amount"]))) for row in rows]
+async def ended_but_signed(connection: Connection, network: str, asset: Address, *, limit: int) -> list[SignedRefund]:
+    """Approved refunds whose debts ended otherwise, while their authorizations may be used yet."""
+    return [
+        SignedRefund(
+            id=row["id"],
+            payment_id=row["payment_id"],
+            nonce=AuthorizationNonce(bytes_of(row["authorization_nonce"])),
+            valid_before=UnixTime(row["valid_before"]),
+            attempts=row["attempts"],
+            since=BlockNumber(row["settled_block"]),
+        )
+        for row in await connection.fetch(ENDED_BUT_SIGNED, network, hex_text(asset), limit)
+    ]
+
+
+async def waiting(
+    connection: Connection, network: str, asset: Address, *, amount_max: AtomicAmount | None, limit: int
+) -> list[uuid.UUID]:
+    """Refunds of at most `amount_max` each that nobody has approved yet, and that may be, oldest first."""
+    rows = await connection.fetch(READ_WAITING, network, hex_text(asset), amount_max, limit)
+    return [row["id"] for row in rows]
 
 
 async def approve(connection: Connection, ids: Sequence[uuid.UUID], *, by: str) -> list[uuid.UUID]:
     """Approve those whose debt may still be refunded; returns them."""
-    await connection.execute(LOCK_UNITS, ids)
-    still = [row["id"] for row in await connection.fetch(LOCK_DEBTS, ids)]
+    still = await _lock(connection, ids)
     return [row["id"] for row in await connection.fetch(APPROVE_REFUNDS, still, by)]
 
 
-async def note_waiting(connection: Connection, ids: Sequence[uuid.UUID], *, why: str) -> None:
-    """Say why refunds are not approved by themselves."""
-    await connection.execute(NOTE_WAITING, ids, why)
+async def note_waiting(
+    connection: Connection, network: str, asset: Address, *, above: AtomicAmount | None, why: str
+) -> None:
+    """Say why refunds above an amount (None: all that wait) are not approved by themselves."""
+    await connection.execute(NOTE_WAITING, network, hex_text(asset), above, why)
 
 
 async def due(connection: Connection, network: str, asset: Address, *, limit: int) -> list[DueRefund]:
@@ -343,6 +420,11 @@ async def postpone(connection: Connection, ids: Sequence[uuid.UUID], *, why: str
     await connection.execute(POSTPONE_REFUNDS, ids, why, delay_s)
 
 
+async def end_impossible(connection: Connection, refund_id: uuid.UUID, *, why: str) -> list[uuid.UUID]:
+    """Leave the debt to a person, for good; returns the payment if the refund was approved."""
+    return _payments(await connection.fetch(END_IMPOSSIBLE, refund_id, why))
+
+
 async def retry(connection: Connection, ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
     """Make approved refunds due at once; returns those that are approved."""
     return [row["id"] for row in await connection.fetch(RETRY_REFUNDS, ids)]
@@ -366,8 +448,7 @@ async def mark_sent(
     or more than `of_the_day_max` were refunded in 24 hours.
     """
     await treasuries.lock(connection, network, asset, treasury)
-    await connection.execute(LOCK_UNITS, ids)
-    still = await connection.fetch(LOCK_DEBTS, ids)
+    still = await _lock(connection, ids)
     if len(still) != len(ids):
         raise LeaseLost(f"{len(ids) - len(still)} debts may not be refunded any more")
     changed = await connection.execute(MARK_REFUNDS_SENT, ids, hex_text(tx_hash), hex_text(treasury), valid_before)
@@ -405,6 +486,11 @@ async def return_unpaid(connection: Connection, mined: Sequence[TxHash]) -> list
     return _payments(await connection.fetch(RETURN_REFUNDS, [hex_text(h) for h in mined]))
 
 
+async def return_stranded(connection: Connection, network: str) -> list[uuid.UUID]:
+    """Refunds that no transaction carries any more are approved again; their payments."""
+    return _payments(await connection.fetch(RETURN_STRANDED, network))
+
+
 async def reorg_above(connection: Connection, network: str, height: BlockNumber) -> list[uuid.UUID]:
     """A reorg took what was refunded above `height`; returns the payments."""
     taken = await connection.fetch(REORG_REFUNDS, network, height)
@@ -416,6 +502,13 @@ async def outflow(connection: Connection, network: str, asset: Address, *, treas
     row = await connection.fetchrow(READ_OUTFLOW, network, hex_text(asset), hex_text(treasury))
     assert row is not None  # noqa: S101 - an aggregate has one row
     return Outflow(AtomicAmount(int(row["on_its_way"])), AtomicAmount(int(row["of_the_day"])))
+
+
+async def _lock(connection: Connection, ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
+    """Hold units and debts until this transaction ends; returns the refunds that may still be paid."""
+    await connection.execute(LOCK_UNITS, ids)
+    await connection.execute(LOCK_DEBTS, ids)
+    return [row["id"] for row in await connection.fetch(STILL_REFUNDABLE, ids)]
 
 
 def _payments(rows: Sequence[asyncpg.Record]) -> list[uuid.UUID]:

@@ -62,8 +62,10 @@ RIGHTS: Mapping[str, Rights] = {
     "chain_heads": Rights(api="SELECT", worker="SELECT, INSERT, UPDATE"),
     "chain_blocks": Rights(worker="SELECT, INSERT, UPDATE, DELETE"),
     "waiting_evidence": Rights(worker="SELECT, INSERT, UPDATE, DELETE"),
-    "owed": Rights(worker="SELECT, INSERT, UPDATE"),
-    "refunds": Rights(worker="SELECT, INSERT, UPDATE"),
+    # A buyer is shown how far a refund is; what the seller noted about a debt is the seller's.
+    "owed": Rights(api="SELECT (id, payment_id, unit)", worker="SELECT, INSERT, UPDATE"),
+    "refunds": Rights(api="SELECT (id, owed_id, status, amount, tx_hash)", worker="SELECT, INSERT, UPDATE"),
+    "treasuries": Rights(worker="SELECT, INSERT, UPDATE"),
     "settings": Rights(api="SELECT", worker="SELECT"),
     "audit_log": Rights(worker="SELECT, INSERT"),
     # Of these a policy shows the API only its own role's to write: it cannot beat, or end, for a worker.

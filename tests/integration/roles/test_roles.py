@@ -27,11 +27,14 @@ from payfirst.store import (
     payments,
     processes,
     queue_stats,
+    refund_list,
+    refunds,
     roles,
     settling,
     signers,
     tokens,
     transactions,
+    treasuries,
 )
 from payfirst.store.roles import API, READONLY, RIGHTS, ROLES, WORKER
 
@@ -167,6 +170,8 @@ FORBIDDEN_TO_API = {
     "move the chain's head": "UPDATE chain_heads SET head_height = 0",
     "reprice a token": "UPDATE tokens SET price = 1",
     "offer a token": "INSERT INTO tokens (network, address, price) VALUES ('n', 'a', 1)",
+    "read what was noted about a debt": "SELECT note FROM owed",
+    "read what refunds are paid from": "SELECT * FROM treasuries",
     "write a debt": "UPDATE owed SET status = 'resolved'",
     "approve a refund": "UPDATE refunds SET status = 'approved'",
     "change a setting": "INSERT INTO settings (key, value, updated_by) VALUES ('a', '1', 'me')",
@@ -330,13 +335,26 @@ async def test_the_tables_go_down_and_up_again_under_the_roles(any_empty_databas
 
 # What each process runs, whole modules; a module of operators' commands is in neither list.
 RUN_BY = {
-    API: (admission, payments, queue_stats, processes),
-    WORKER: (admission, crediting, heads, mints, owed, processes, settling, signers, tokens, transactions),
+    API: (admission, payments, queue_stats, processes, refund_list),
+    WORKER: (
+        admission,
+        crediting,
+        heads,
+        mints,
+        owed,
+        processes,
+        refunds,
+        settling,
+        signers,
+        tokens,
+        transactions,
+        treasuries,
+    ),
     READONLY: (monitoring, queue_stats, payments),
 }
 # Statements in those modules that the role does not run: operators' commands, and the other process's.
 NOT_RUN_BY = {
-    API: set(),
+    API: {"refund_list.LIST_REFUNDS", "refund_list.STATUS_OF"},
     WORKER: {"tokens.ADD_TOKEN", "tokens.CHANGE_PRICE", "tokens.PAUSE_TOKEN", "tokens.RESUME_TOKEN"},
     READONLY: {"payments.INSERT_PAYMENTS"},
 }

@@ -1,4 +1,4 @@
-"""Which refunds are approved by themselves, and which of those that are due are sent."""
+"""Which of the refunds that are due are sent, and what the others wait for."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from payfirst.pipeline.refund_plan import TREASURY_CHANGE_S, RefundPlan, RefundView, plan_approvals, plan_refunds
-from payfirst.store.refunds import DueRefund, WaitingRefund
+from payfirst.pipeline.refund_plan import TREASURY_CHANGE_S, RefundPlan, RefundView, plan_refunds
+from payfirst.store.refunds import DueRefund
 from payfirst.units import Address, AtomicAmount, AuthorizationNonce, BlockNumber, MintId, UnixTime
 
 OURS, FORMER = Address(b"\x01" * 20), Address(b"\x02" * 20)
@@ -95,13 +95,3 @@ def test_another_treasury_s_authorization_must_have_ended(valid_before: int | No
     found = plan(due(1, treasury=FORMER, valid_before=valid_before))
     assert (len(found.send), len(found.other_treasury)) == ((1, 0) if is_sent else (0, 1))
     assert len(plan(due(1, valid_before=valid_before)).send) == 1
-
-
-def test_who_approves_is_the_seller_s_choice() -> None:
-    """By itself only in mode automatic, and only up to the limit."""
-    small, large = (WaitingRefund(uuid.UUID(int=n), AtomicAmount(n)) for n in (5, 6))
-    automatic = plan_approvals([small, large], mode="automatic", amount_max=AtomicAmount(5))
-    assert (automatic.by_itself, automatic.above_amount_max, automatic.by_hand) == ([small], [large], [])
-    assert plan_approvals([large], mode="automatic", amount_max=None).by_itself == [large]
-    by_hand = plan_approvals([small, large], mode="approve", amount_max=None)
-    assert (by_hand.by_itself, by_hand.by_hand) == ([], [small, large])

@@ -62,14 +62,15 @@ UPGRADE = (
     *(f"ALTER TABLE refunds ADD COLUMN {name} {kind}" for name, kind in COLUMNS),
     "ALTER TABLE refunds DROP CONSTRAINT refunds_status_check",
     "ALTER TABLE refunds ADD CONSTRAINT refunds_status_check"
-    " CHECK (status IN ('waiting', 'approved', 'sent', 'completed', 'cancelled'))",
+    " CHECK (status IN ('waiting', 'approved', 'sent', 'completed', 'cancelled', 'impossible'))",
     "ALTER TABLE refunds ADD CONSTRAINT refund_sent_has_a_transaction"
     " CHECK (status NOT IN ('sent', 'completed') OR tx_hash IS NOT NULL)",
     "ALTER TABLE refunds ADD CONSTRAINT refund_completed_has_evidence"
     " CHECK (status <> 'completed' OR refunded_block IS NOT NULL)",
     # Whichever treasury pays, what is refunded is refunded once.
     "CREATE UNIQUE INDEX refunds_once ON refunds (network, asset, authorization_nonce)",
-    "CREATE INDEX refunds_live ON refunds (network, status) WHERE status IN ('waiting', 'approved', 'sent')",
+    "CREATE INDEX refunds_live ON refunds (network, status)"
+    " WHERE status IN ('waiting', 'approved', 'sent', 'impossible')",
     "CREATE INDEX refunds_block ON refunds (network, refunded_block) WHERE status = 'completed'",
     "ALTER TABLE chain_transaction_items ADD COLUMN refund_id uuid",
     "ALTER TABLE chain_transaction_items DROP CONSTRAINT one_subject",
@@ -91,9 +92,9 @@ DOWNGRADE = (
     "ALTER TABLE chain_transaction_items ADD CONSTRAINT one_subject CHECK (num_nonnulls(payment_id, queue_id) = 1)",
     "DROP INDEX refunds_block, refunds_live, refunds_once",
     "INSERT INTO audit_log (actor, action, subject, details)"
-    " SELECT 'payfirst db downgrade', 'refund_cancelled', r.id::text, to_jsonb(r) FROM refunds r"
-    " WHERE r.status = 'cancelled'",
-    "DELETE FROM refunds WHERE status = 'cancelled'",
+    " SELECT 'payfirst db downgrade', 'refund_' || r.status, r.id::text, to_jsonb(r) FROM refunds r"
+    " WHERE r.status IN ('cancelled', 'impossible')",
+    "DELETE FROM refunds WHERE status IN ('cancelled', 'impossible')",
     "ALTER TABLE refunds DROP CONSTRAINT refund_completed_has_evidence, DROP CONSTRAINT refund_sent_has_a_transaction,"
     " DROP CONSTRAINT refunds_status_check",
     "ALTER TABLE refunds ADD CONSTRAINT refunds_status_check"
