@@ -164,7 +164,7 @@ REFUND: dict[tuple[RefundStatus, RefundEvent], RefundStatus] = {
     (RefundStatus.COMPLETED, RefundEvent.REORGED_AWAY): RefundStatus.SENT,
     (RefundStatus.WAITING, RefundEvent.DEBT_ENDED): RefundStatus.CANCELLED,
     (RefundStatus.APPROVED, RefundEvent.DEBT_ENDED): RefundStatus.CANCELLED,
-    # Cancelled with the treasury's key, or used for another payee: the nonce pays nobody, and a person settles the debt.
+    # Cancelled with the treasury's key, or used for another payee: it pays nobody, and a person settles the debt.
     (RefundStatus.APPROVED, RefundEvent.VOID_FOR_GOOD): RefundStatus.IMPOSSIBLE,
     (RefundStatus.IMPOSSIBLE, RefundEvent.DEBT_ENDED): RefundStatus.CANCELLED,
     (RefundStatus.CANCELLED, RefundEvent.OWED_AGAIN): RefundStatus.WAITING,

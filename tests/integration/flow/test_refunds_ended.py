@@ -1,4 +1,4 @@
-"""Refunds that end otherwise than by a transaction of their own: what the chain says decides, and a person where it must."""
+"""Refunds that end otherwise than by a transaction of their own: the chain decides, and a person where it must."""
 
 from __future__ import annotations
 
