@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from flow.refunding import check_refunds, give_treasury, owe, refunds_are
+from flow.restore import dump, restore
 from flow.rig import Rig, open_rig
 
+from payfirst.local.chain import dev_address
 from payfirst.store.database import Pool
 from payfirst.units import AtomicAmount
 
@@ -61,3 +64,23 @@ async def test_fault_25_two_workers_refund_a_debt_once(rig: Rig) -> None:
         await rig.until(refunds_are(rig, completed=4))
     await check_refunds(rig, units=4, buyers=buyers)
     await rig.check_invariants()
+
+
+async def test_fault_33_a_restored_backup_refunds_nothing_twice(rig: Rig, tmp_path: Path) -> None:
+    """Waiting at the backup, paid after it: the chain's own record completes it, and no second transaction is made."""
+    (buyer,) = await rig.buyers(1, funds=AtomicAmount(0))
+    waiting = replace(rig, terms=replace(rig.terms, refund_mode="approve"))
+    async with waiting.working():
+        await owe(rig, buyer)
+        await rig.until(refunds_are(rig, waiting=1))
+    await dump(rig.database_url, tmp_path / "backup")
+    async with rig.working():
+        await rig.until(refunds_are(rig, completed=1))
+    sent = await rig.chain.rpc.account_nonce(dev_address("refund"))
+    await restore(rig.database_url, tmp_path / "backup")
+    await rig.pool.expire_connections()
+    assert await rig.pool.fetchval("SELECT status FROM refunds") == "waiting"
+    async with rig.working(audit_every_s=1):
+        await rig.until(refunds_are(rig, completed=1))
+    assert await rig.chain.rpc.account_nonce(dev_address("refund")) == sent == 1
+    await check_refunds(rig, units=1, buyers=[buyer])

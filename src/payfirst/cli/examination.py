@@ -25,7 +25,8 @@ from payfirst.local.postgres import redacted
 from payfirst.ops import doctor_chain, doctor_database
 from payfirst.ops.doctor import Finding, Level, fault, ok, warning
 from payfirst.pipeline.configured import demand_configured_chain
-from payfirst.store import database, diagnosis, migrate, performance, processes, settings, signers, tokens
+from payfirst.pipeline.refund import BATCH_MAX, GAS_PER_REFUND
+from payfirst.store import database, diagnosis, migrate, performance, processes, settings, signers, tokens, treasuries
 from payfirst.store.database import Connection, DatabaseNotThere, Pool
 from payfirst.store.tokens import Token
 from payfirst.units import Address, BlockNumber, Gas, checksum_address
@@ -120,6 +121,7 @@ class _Examination:
             ("queue", self._work),
             ("held", self._held),
             ("owed", self._owed),
+            ("refunds", self._refunds),
         ]
 
     def of_chain(self, rpc: RpcClient, *, has_tables: bool) -> list[tuple[str, Check]]:
@@ -189,6 +191,15 @@ class _Examination:
         async with self._session("look for what is owed") as connection:
             return doctor_database.judge_owed(await diagnosis.debts(connection, self._network))
 
+    async def _refunds(self) -> list[Finding]:
+        asset = self.config.asset
+        async with self._session("look for what refunds are paid from") as connection:
+            paid_from = await treasuries.read(connection, self._network, asset.address_bytes)
+            owed = await treasuries.owed(connection, self._network, asset.address_bytes)
+            registered = await signers.read_all(connection, self._network)
+        mode = self.config.refunds.mode
+        return doctor_database.judge_refunds(paid_from, registered, mode=mode, owed=owed, decimals=asset.decimals)
+
     # ---- the chain ---------------------------------------------------------------------------------
 
     async def _endpoints(self) -> list[Finding]:
@@ -256,6 +267,7 @@ class _Examination:
         return {
             "settle": Gas(min(most, self.config.settle.batch_max * SETTLE_GAS_PER_PAYMENT)),
             "mint": Gas(min(most, self.config.mint.batch_max * self.config.mint.gas_per_unit)),
+            "refund": Gas(min(most, BATCH_MAX * GAS_PER_REFUND)),
         }
 
     async def _tokens(self) -> list[Finding]:

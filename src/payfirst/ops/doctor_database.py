@@ -9,7 +9,9 @@ from payfirst.ops.performance import judge
 from payfirst.store.diagnosis import Debts, HeadFacts, Held, Server
 from payfirst.store.performance import Performance
 from payfirst.store.processes import Listed
-from payfirst.units import Depth
+from payfirst.store.signers import ListedSigner
+from payfirst.store.treasuries import TreasuryState
+from payfirst.units import AtomicAmount, Depth, checksum_address, format_units
 
 VERSION_MIN = 150_000
 CONNECTIONS_LEFT_MIN = 20
@@ -209,6 +211,37 @@ def judge_owed(debts: Debts) -> list[Finding]:
             "payfirst owed list; settle them, and note it by payfirst owed resolve",
         )
     ]
+
+
+def judge_refunds(
+    treasuries: Sequence[TreasuryState],
+    registered: Sequence[ListedSigner],
+    *,
+    mode: str,
+    owed: AtomicAmount,
+    decimals: int,
+) -> list[Finding]:
+    """Whether what is owed to buyers could be refunded: the treasury that was seen last, and who sends."""
+    check = "refunds"
+    owed_text = format_units(owed, decimals=decimals)
+    if mode == "off":
+        return [ok(check, "refunds.mode is off: what is owed stays owed")]
+    if not treasuries:
+        said = f"refunds.mode is {mode}, and no worker with a treasury's key has run: what is owed stays owed"
+        return [warning(check, said, "payfirst signers new --purpose treasury, and start a worker with its key")]
+    found: list[Finding] = []
+    if not any(s.purpose == "refund" and s.paused_reason is None for s in registered):
+        advice = "payfirst signers resume, or signers new --purpose refund"
+        found.append(fault(check, "no signer can send refunds", advice))
+    treasury = treasuries[0]
+    said = (
+        f"treasury {checksum_address(treasury.address)} has {format_units(treasury.balance, decimals=decimals)} for"
+        f" {owed_text} that is owed to buyers"
+    )
+    if treasury.balance < owed:
+        missing = format_units(AtomicAmount(owed - treasury.balance), decimals=decimals)
+        return [*found, warning(check, said, f"send it {missing} more; refunds go on by themselves")]
+    return [*found, ok(check, said)]
 
 
 def judge_clock(check: str, *, ours: float, theirs: float, whose: str) -> list[Finding]:

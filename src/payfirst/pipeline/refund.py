@@ -194,6 +194,10 @@ class Refunder:
             await self._evidence.look_up(refund, by)
         for refund in plan.minted:
             await self._evidence.close_minted(refund)
+        # Before the first signature: the database may have lost that another treasury has paid.
+        if fresh := [refund for refund in plan.send if refund.valid_before is None]:
+            paid = await self._evidence.paid_elsewhere(fresh, self._head.head)
+            plan.send = [refund for refund in plan.send if refund.id not in paid]
         await self._hold(plan, view)
         return bool(plan.send) and await self._send(plan.send, view)
 

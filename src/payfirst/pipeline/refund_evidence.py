@@ -12,7 +12,7 @@ from payfirst.chain.rpc import RpcClient, RpcUnavailable
 from payfirst.ops.log import get_logger
 from payfirst.pipeline import minted, used_ids
 from payfirst.pipeline.terms import Terms
-from payfirst.store import heads, refunds, tokens
+from payfirst.store import heads, refunds, tokens, treasuries
 from payfirst.store.database import Pool, session, transaction
 from payfirst.store.mints import ClaimedMint
 from payfirst.store.refunds import DueRefund, Refunded, SignedRefund
@@ -85,6 +85,42 @@ class RefundEvidence:
             return
         async with session(self._pool, "let a refund wait") as connection:
             await refunds.postpone(connection, [refund.id], why=why, delay_s=LOOK_UP_AGAIN_S)
+
+    async def paid_elsewhere(self, fresh: Sequence[DueRefund], head: Head) -> set[uuid.UUID]:
+        """Those of `fresh` that an account paid which the database does not know: a treasury of before a restore.
+
+        The nonce's use, and the whole amount to the beneficiary right after it, by anyone but the beneficiary.
+        """
+        by_nonce = {refund.nonce: refund for refund in fresh}
+        hashes = await self._rpc.logs(
+            address=self._terms.asset,
+            topics=[hex_text(AUTHORIZATION_USED), None, [hex_text(nonce) for nonce in by_nonce]],
+            first=BlockNumber(min(refund.since for refund in fresh)),
+            last=head.number,
+        )
+        if not hashes:
+            return set()
+        async with session(self._pool, "read how far the chain was read") as connection:
+            final = (await heads.cursor(connection, self._terms.network)).final_height
+        paid: set[uuid.UUID] = set()
+        for receipt in await self._rpc.receipts(hashes):
+            if receipt is None:
+                raise RpcUnavailable("RPC: a log was found, its receipt was not")
+            for one in paid_transfers(receipt, asset=self._terms.asset):
+                refund = by_nonce.get(one.nonce)
+                if refund is None or (one.pay_to, one.value) != (refund.beneficiary, refund.amount):
+                    continue
+                if one.payer == refund.beneficiary:
+                    continue  # to itself: nothing was given back
+                paid.add(refund.id)
+                async with session(self._pool, "note who paid a refund") as connection:
+                    await treasuries.remember_payer(connection, self._terms.network, self._terms.asset, one.payer)
+                    if receipt.block_number > final:
+                        await refunds.postpone(connection, [refund.id], why=USED_SENTENCE, delay_s=LOOK_UP_AGAIN_S)
+                if receipt.block_number <= final:
+                    found = Refunded(one.payer, one.nonce, one.pay_to, one.value, one.tx_hash)
+                    await self._complete(refund, found, receipt.block_number)
+        return paid
 
     async def unusable(self, ended: Sequence[SignedRefund], known: Sequence[Address], head: Head) -> list[uuid.UUID]:
         """Those of `ended` whose authorizations were not used, and cannot be any more: a final block is past them."""

@@ -51,10 +51,10 @@ LEFT JOIN owed o ON o.direction = d.direction AND o.status = 'open'
 GROUP BY 1, 2, 3
 """
 
-# read_refunds: refunds that are under way.
+# read_refunds: refunds that are under way, and those that a person has to settle.
 READ_REFUNDS = """
 SELECT s.status, count(r.id) AS refunds, coalesce(sum(r.amount), 0)::float8 AS amount
-FROM unnest(ARRAY['waiting', 'approved', 'sent']) AS s(status) LEFT JOIN refunds r ON r.status = s.status
+FROM unnest(ARRAY['waiting', 'approved', 'sent', 'impossible']) AS s(status) LEFT JOIN refunds r ON r.status = s.status
 GROUP BY 1
 """
 

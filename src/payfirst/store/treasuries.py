@@ -15,8 +15,17 @@ INSERT INTO treasuries (network, asset, address, balance) VALUES ($1, $2, $3, $4
 ON CONFLICT (network, asset, address) DO UPDATE SET balance = EXCLUDED.balance, seen_at = now()
 """
 
-# known_treasuries: every account that has paid or is to pay refunds: each may have used a nonce.
-KNOWN_TREASURIES = "SELECT address FROM treasuries WHERE network = $1 AND asset = $2 ORDER BY address"
+# remember_payer: no worker has its key, but the chain shows a refund that it paid. It is never asked for uses of
+# others: anyone could have paid one, to have a say in them.
+REMEMBER_PAYER = """
+INSERT INTO treasuries (network, asset, address, balance, seen_at) VALUES ($1, $2, $3, 0, to_timestamp(0))
+ON CONFLICT DO NOTHING
+"""
+
+# known_treasuries: every account that has been to pay refunds: each may have used a nonce.
+KNOWN_TREASURIES = """
+SELECT address FROM treasuries WHERE network = $1 AND asset = $2 AND seen_at > to_timestamp(0) ORDER BY address
+"""
 
 # hold_treasury: it is short of money; nothing changes when that is known.
 HOLD_TREASURY = """
@@ -29,7 +38,15 @@ LOCK_TREASURY = "SELECT 1 FROM treasuries WHERE network = $1 AND asset = $2 AND 
 
 # read_treasuries: what there is, the one that was seen last first.
 READ_TREASURIES = """
-SELECT address, balance, held_reason, seen_at FROM treasuries WHERE network = $1 AND asset = $2 ORDER BY seen_at DESC
+SELECT address, balance, held_reason, seen_at FROM treasuries
+WHERE network = $1 AND asset = $2 AND seen_at > to_timestamp(0) ORDER BY seen_at DESC
+"""
+
+
+# sum_owed: what could be refunded in the end, in atomic units; money without a payment is not among it.
+SUM_OWED = """
+SELECT coalesce(sum(amount), 0) FROM owed
+WHERE network = $1 AND asset = $2 AND direction = 'to_buyer' AND status = 'open' AND payment_id IS NOT NULL
 """
 
 
@@ -50,9 +67,19 @@ async def see(
     await connection.execute(SEE_TREASURY, network, hex_text(asset), hex_text(treasury), balance)
 
 
+async def remember_payer(connection: Connection, network: str, asset: Address, payer: Address) -> None:
+    """Remember an account of which the chain shows that it paid a refund."""
+    await connection.execute(REMEMBER_PAYER, network, hex_text(asset), hex_text(payer))
+
+
 async def known(connection: Connection, network: str, asset: Address) -> list[Address]:
     """Every account that has paid, or is to pay, refunds."""
     return [address_of(r["address"]) for r in await connection.fetch(KNOWN_TREASURIES, network, hex_text(asset))]
+
+
+async def owed(connection: Connection, network: str, asset: Address) -> AtomicAmount:
+    """What refunds may come to of all that is owed to buyers now."""
+    return AtomicAmount(int(await connection.fetchval(SUM_OWED, network, hex_text(asset))))
 
 
 async def hold(connection: Connection, network: str, asset: Address, treasury: Address, *, reason: str | None) -> bool:

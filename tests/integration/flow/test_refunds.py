@@ -37,7 +37,7 @@ async def let_the_seller_mint(rig: Rig) -> None:
     assert (await rig.chain.send(rig.token, grant, dev_key("seller"))).succeeded
 
 
-async def test_late_money_for_a_sold_out_token_is_refunded_once_and_its_buyer_sees_it(rig: Rig) -> None:
+async def test_fault_32_late_money_for_a_sold_out_token_is_refunded_once_and_its_buyer_sees_it(rig: Rig) -> None:
     """Fault 32: credited, owed unit by unit, and given back in one transaction."""
     (buyer,) = await rig.buyers(1, funds=NO_MONEY)
     async with rig.working():
@@ -56,7 +56,7 @@ async def test_late_money_for_a_sold_out_token_is_refunded_once_and_its_buyer_se
         assert unit["refund"] == mint["refund"]
 
 
-async def test_a_cap_that_is_reached_after_the_payment_costs_the_buyer_nothing(database_url: str, pool: Pool) -> None:
+async def test_fault_25_a_cap_reached_after_the_payment_costs_the_buyer_nothing(database_url: str, pool: Pool) -> None:
     """Fault 25: someone else mints in the block that settles; one unit is delivered, the other is given back."""
     async with open_rig(database_url, pool, max_mint_count=3) as opened:
         rig = await give_treasury(opened)
@@ -212,7 +212,7 @@ async def test_a_beneficiary_that_the_asset_refuses_holds_up_nobody_else(rig: Ri
     await check_refunds(rig, units=2, buyers=buyers)
 
 
-async def test_a_lost_row_is_made_again_and_pays_nothing_twice(rig: Rig) -> None:
+async def test_fault_25_a_lost_refund_is_made_again_and_pays_nothing_twice(rig: Rig) -> None:
     """The row is gone and the debt open again, as after a restore: the chain's own record completes the new row."""
     (buyer,) = await rig.buyers(1, funds=NO_MONEY)
     async with rig.working():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
 from payfirst.chain import contracts
-from payfirst.local.chain import dev_key
+from payfirst.cli.audit import Asked, compare
+from payfirst.local.chain import dev_address, dev_key
 from payfirst.store import by_hand, refunds
 from payfirst.store.database import Pool
 from payfirst.units import Address, AtomicAmount, AuthorizationNonce, UnixTime
@@ -15,7 +17,7 @@ from payfirst.x402.payload import Authorization
 from payfirst.x402.signing import sign_authorization
 
 from .refunding import TREASURY, check_refunds, give_treasury, owe, refunds_are
-from .rig import Buyer, Rig, open_rig
+from .rig import PRICE, Buyer, Rig, open_rig
 
 NO_MONEY = AtomicAmount(0)
 
@@ -112,3 +114,31 @@ async def test_a_refund_that_was_out_is_given_up_once_its_authorization_has_ende
         await rig.chain.rpc.call("evm_increaseTime", 4_000, result=object)
         await rig.until(refunds_are(rig, cancelled=1))
     assert await rig.gas_used("refund") == []
+
+
+async def test_a_treasury_that_the_database_has_never_heard_of_may_have_paid(rig: Rig) -> None:
+    """The rows were lost, and then the treasury changed: the log of the old one completes it; none pays twice."""
+    (buyer,) = await rig.buyers(1, funds=NO_MONEY)
+    async with rig.working():
+        await owe(rig, buyer)
+        await rig.until(refunds_are(rig, completed=1))
+    async with rig.pool.acquire() as connection, connection.transaction():
+        await connection.execute("DELETE FROM refunds")
+        await connection.execute("DELETE FROM treasuries")
+        await connection.execute("UPDATE owed SET status = 'open', resolved_at = NULL")
+    await rig.chain.fund_usdc([dev_address("another treasury")], AtomicAmount(10 * PRICE))
+    async with replace(rig, treasury="another treasury").working():
+        await rig.until(refunds_are(rig, completed=1))
+    assert len(await rig.gas_used("refund")) == 1
+    await check_refunds(rig, units=1, buyers=[buyer])
+
+
+async def test_an_audit_finds_no_difference_in_a_refund(rig: Rig) -> None:
+    """Money that leaves the treasury is nobody's payment, and its transaction is known."""
+    (buyer,) = await rig.buyers(1, funds=NO_MONEY)
+    async with rig.working():
+        await owe(rig, buyer)
+        await rig.until(refunds_are(rig, completed=1))
+    terms = replace(rig.terms, final_depth=2)
+    found = await compare(terms, (rig.chain.url,), rig.database_url, Asked(None, None), seconds=3_600, repair=False)
+    assert found.findings == [], found

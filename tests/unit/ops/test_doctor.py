@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import uuid
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from payfirst.ops.doctor_chain import LocalKey
 from payfirst.store.diagnosis import Debts, HeadFacts, Held, Server
 from payfirst.store.processes import Listed
 from payfirst.store.signers import ListedSigner
+from payfirst.store.treasuries import TreasuryState
 from payfirst.units import (
     AccountNonce,
     Address,
@@ -172,6 +174,23 @@ def test_what_waits_for_an_operator_is_a_warning() -> None:
         assert level(doctor_database.judge_held(held)) is Level.WARNING
     assert level(doctor_database.judge_owed(Debts(1, 0, 60))) is level(doctor_database.judge_owed(Debts(0, 1, 60)))
     assert level(doctor_database.judge_owed(Debts(1, 0, 60))) is Level.WARNING
+
+
+def test_the_treasury_is_held_against_what_is_owed() -> None:
+    """Enough for all that is owed, and somebody who sends it; with refunds off there is nothing to say."""
+    treasury = TreasuryState(Address(b"\x01" * 20), AtomicAmount(10), None, dt.datetime.now(dt.UTC))
+    sender = replace(SIGNER, purpose="refund", paused_reason=None)
+
+    def judged(
+        treasuries: list[TreasuryState], signers: list[ListedSigner], *, mode: str = "automatic", owed: int = 10
+    ) -> Level:
+        return level(doctor_database.judge_refunds(treasuries, signers, mode=mode, owed=AtomicAmount(owed), decimals=6))
+
+    assert judged([treasury], [sender]) is Level.OK
+    assert judged([treasury], [sender], owed=11) is Level.WARNING
+    assert judged([], [sender]) is Level.WARNING
+    assert judged([treasury], [replace(sender, paused_reason="by hand")]) is Level.FAULT
+    assert judged([], [], mode="off") is Level.OK
 
 
 @pytest.mark.parametrize(
