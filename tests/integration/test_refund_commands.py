@@ -177,7 +177,7 @@ async def test_what_was_signed_is_not_given_up_while_it_could_be_used(debts: Poo
     await debts.execute("UPDATE owed SET status = 'resolved', resolved_at = now()")
     async with debts.acquire() as connection:
         await refunds.cancel_ended(connection, NETWORK, unusable=[])
-        assert await debts.fetch("SELECT id FROM refunds WHERE status = 'cancelled'") == [(LARGE,)]
+        assert await debts.fetchval("SELECT array_agg(id) FROM refunds WHERE status = 'cancelled'") == [LARGE]
         asset = Address(bytes.fromhex(ASSET[2:]))
         assert [r.id for r in await refunds.ended_but_signed(connection, NETWORK, asset, limit=9)] == [WAITING]
         await refunds.cancel_ended(connection, NETWORK, unusable=[WAITING])

@@ -63,10 +63,19 @@ class ResultDocument(msgspec.Struct, rename="camel"):
     quantity: int
 
 
+RefundShown = Literal["waiting", "approved", "sent", "completed"]
+_REFUNDS_SHOWN: dict[RefundStatus, RefundShown] = {
+    RefundStatus.WAITING: "waiting",
+    RefundStatus.APPROVED: "approved",
+    RefundStatus.SENT: "sent",
+    RefundStatus.COMPLETED: "completed",
+}
+
+
 class RefundDocument(msgspec.Struct, rename="camel"):
     """What an owed unit's payer is given back: `completed` once the chain shows it, in `txHash`."""
 
-    status: RefundStatus
+    status: RefundShown
     amount: AmountText
     tx_hash: HashText | None
 
@@ -270,9 +279,11 @@ def _mint_document(mint: ShownMint) -> MintDocument:
 
 def _refund_document(mint: ShownMint) -> RefundDocument | msgspec.UnsetType:
     refund = mint.refund
-    if refund is None or refund.status in (RefundStatus.CANCELLED, RefundStatus.IMPOSSIBLE):
+    if refund is None or refund.status not in _REFUNDS_SHOWN:
         return msgspec.UNSET
-    return RefundDocument(status=refund.status, amount=str(refund.amount), tx_hash=_hash(refund.tx_hash))
+    return RefundDocument(
+        status=_REFUNDS_SHOWN[refund.status], amount=str(refund.amount), tx_hash=_hash(refund.tx_hash)
+    )
 
 
 def _token_status(token: Token, remaining: int | None) -> TokenStatus:

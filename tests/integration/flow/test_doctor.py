@@ -71,8 +71,8 @@ async def test_all_is_well_beside_a_system_that_works(rig: Rig, tmp_path: Path) 
     assert (code, report["status"]) == (2, "fault")
     checks = {f["check"] for f in report["findings"]}
     assert checks >= {
-        "database", "clock", "migrations", "workers", "api", "chain seen", "queue", "held", "owed", "refunds", "rpc", "asset",
-        "multicall3", "signers", "tokens", "payTo", "keys", "limits",
+        "database", "clock", "migrations", "workers", "api", "chain seen", "queue", "held", "owed", "refunds",
+        "rpc", "asset", "multicall3", "signers", "tokens", "payTo", "keys", "limits",
     }  # fmt: skip
     assert "1 payments" in of(report, "payTo")[0]["sentence"]
     shown = {row["setting"]: row for row in report["settings"]}
