@@ -124,6 +124,10 @@ def _money(families: _Families, reading: Reading) -> None:
         labels = {"status": row["status"]}
         families.gauge("payfirst_refunds", "Refunds under way.", labels, row["refunds"])
         families.gauge("payfirst_refunds_amount", "Refunds under way in atomic units.", labels, row["amount"])
+    for row in reading.treasuries:
+        labels = {"network": row["network"], "asset": row["asset"], "treasury": row["address"]}
+        families.gauge("payfirst_treasury_balance", "What refunds can be paid from, atomic.", labels, row["balance"])
+        families.gauge("payfirst_treasury_short", "1 while refunds wait for money.", labels, int(row["short"]))
     for row in reading.signers:
         labels = dict(zip(_SIGNER, (row["network"], row["purpose"], row["address"]), strict=True))
         for name, meaning, value in (

@@ -58,6 +58,13 @@ FROM unnest(ARRAY['waiting', 'approved', 'sent', 'impossible']) AS s(status) LEF
 GROUP BY 1
 """
 
+# read_treasuries: what the accounts that refunds are paid from have, and whether a refund waits for more; one that no
+# worker has held for a day is a former one.
+READ_TREASURIES = """
+SELECT network, asset, address, balance::float8 AS balance, held_reason IS NOT NULL AS short
+FROM treasuries WHERE seen_at > now() - interval '1 day'
+"""
+
 # read_signers: each signer's gas money, and how far its nonces are ahead of what is confirmed.
 READ_SIGNERS = """
 SELECT s.network, s.address, s.purpose, s.next_nonce, s.paused_reason IS NOT NULL AS paused,
@@ -103,6 +110,7 @@ class Reading:
     stuck: Sequence[asyncpg.Record]
     owed: Sequence[asyncpg.Record]
     refunds: Sequence[asyncpg.Record]
+    treasuries: Sequence[asyncpg.Record]
     signers: Sequence[asyncpg.Record]
     heads: Sequence[asyncpg.Record]
     tokens: Sequence[asyncpg.Record]
@@ -118,6 +126,7 @@ async def read(connection: Connection) -> Reading:
             stuck=await connection.fetch(READ_STUCK, STUCK_S),
             owed=await connection.fetch(READ_OWED),
             refunds=await connection.fetch(READ_REFUNDS),
+            treasuries=await connection.fetch(READ_TREASURIES),
             signers=await connection.fetch(READ_SIGNERS),
             heads=await connection.fetch(READ_HEADS),
             tokens=await connection.fetch(READ_TOKENS),

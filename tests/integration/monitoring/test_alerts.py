@@ -70,6 +70,11 @@ FIRES: dict[str, tuple[dict[str, str], str, dict[str, str]]] = {
         "5m",
         {"direction": "to_buyer"},
     ),
+    "PayfirstTreasuryShort": (
+        {'payfirst_treasury_short{network="n", asset="0x3", treasury="0x4"}': "0x4 1x100"},
+        "5m",
+        {"network": "n", "asset": "0x3", "treasury": "0x4"},
+    ),
     "PayfirstReorg": ({'payfirst_reorged_rows_total{kind="payment"}': "0x4 5x100"}, "5m", {}),
     "PayfirstTransactionsRevert": (
         {'payfirst_transactions_mined_total{outcome="reverted"}': "0+1x100"},

@@ -78,6 +78,8 @@ async def test_one_scrape_shows_queues_and_processes(
 ) -> None:
     """As the onlooker's role: a payment that was accepted is in the API's figures and in the queue's depth."""
     await open_shop(pool)
+    treasury = "INSERT INTO treasuries (network, asset, address, balance, held_reason) VALUES ('n', $1, $1, 7, 'short')"
+    await pool.execute(treasury, "0x" + "44" * 20)
     await roles.apply(database_url)
     readonly = database_url.replace("payfirst@", f"{roles.READONLY}@", 1)
     async with running(configure(database_url), pool) as shop, exporter(readonly, tmp_path) as client:
@@ -91,6 +93,9 @@ async def test_one_scrape_shows_queues_and_processes(
         assert value(text, 'payfirst_queue_depth{queue="mint",status="sent"}') == 0
         assert 0 < value(text, 'payfirst_queue_oldest_age_seconds{queue="payment",status="pending"}') < 60
         assert value(text, 'payfirst_owed{asset="",direction="to_buyer",reason=""}') == 0
+        labels = f'asset="0x{"44" * 20}",network="n",treasury="0x{"44" * 20}"'
+        assert value(text, f"payfirst_treasury_balance{{{labels}}}") == 7
+        assert value(text, f"payfirst_treasury_short{{{labels}}}") == 1
         assert value(text, 'payfirst_processes{role="api"}') == 1
         token = f'network="{NETWORK.caip2}",symbol="TT",token="0x{TOKEN.hex()}"'
         assert value(text, f"payfirst_token_units_left{{{token}}}") == 1_000_000
