@@ -11,7 +11,7 @@ from payfirst.ops.latency import LatencyHistogram
 from payfirst.ops.metrics import Counter, Histogram, Snapshot, snapshot
 from payfirst.store.monitoring import Reading
 
-NOBODY = Reading([], [], [], [], [], [], [], [], 0)
+NOBODY = Reading([], [], [], [], [], [], [], [], [], 0)
 
 
 def shown(published: Snapshot, **row: object) -> str:
@@ -20,7 +20,7 @@ def shown(published: Snapshot, **row: object) -> str:
         "role": "worker", "host": "h", "pid": 7, "network": "n", "started": 1.0, "silent_s": 0.5,
         "metrics": msgspec.json.encode(published).decode(), **row,
     }  # fmt: skip
-    reading = Reading([], [], [], [], [], [], [], [process], 0)  # type: ignore[list-item]  # reads like a record
+    reading = Reading([], [], [], [], [], [], [], [], [process], 0)  # type: ignore[list-item]  # reads like a record
     return render(Scrape(reading, 0.01)).decode()
 
 
