@@ -5,8 +5,8 @@ Columns that may be empty and wider checks only, so the previous release goes on
 
 from alembic import op
 
-revision = "0010"
-down_revision = "0011"
+revision = "0009"
+down_revision = "0008"
 branch_labels = None
 depends_on = None
 

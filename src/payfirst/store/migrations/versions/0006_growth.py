@@ -6,7 +6,7 @@ Only indexes and storage parameters change, so the previous release goes on work
 
 from alembic import op
 
-revision = "0008"
+revision = "0006"
 down_revision = "0005"
 branch_labels = None
 depends_on = None

@@ -5,8 +5,8 @@ Only tables and a column that may be empty are added, so the previous release go
 
 from alembic import op
 
-revision = "0011"
-down_revision = "0013"
+revision = "0008"
+down_revision = "0007"
 branch_labels = None
 depends_on = None
 
