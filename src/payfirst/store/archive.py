@@ -20,7 +20,7 @@ PAYMENT_COLUMNS = (
     " valid_after, valid_before, signature, status, finality, tx_hash, settled_block, settled_block_hash,"
     " settled_log_index, settled_by_us, error, error_code, result, accepted_height, supply_reserved, attempts,"
     " suspected_code, suspected_height, held_reason, next_attempt_at, lease_owner, lease_epoch, lease_until,"
-    " created_at, processed_at"
+    " created_at, processed_at, share_max"
 )
 # mint_columns: as payment_columns.
 MINT_COLUMNS = (
