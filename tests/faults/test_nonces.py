@@ -37,12 +37,13 @@ async def test_fault_07_a_nonce_that_a_foreign_transaction_used_is_given_up_once
     async with rpc_proxy(rig.chain.url) as proxy, rig.working(rpc_urls=(proxy.url,), final_depth=4):
         proxy.boundary = Boundary(victim, "before", comes_first, counts=naming("eth_sendRawTransaction"))
         await rig.pay(buyer, 2)
-        await rig.until(finds(rig, "SELECT count(*) = 1 FROM chain_transactions WHERE state = 'displaced'"))
         await rig.until_counts(payments_completed=1, mints_completed=2)
         await rig.until(idle(rig))
+    # Given up, or, when an audit came by first, known by the hash that the nonce has on chain: of no effect either way.
+    given_up, adopted = (word in log_lines.getvalue() for word in ("nonce_used_by_other", "transaction_adopted"))
     states = "SELECT account_nonce::int, state = 'displaced' FROM chain_transactions WHERE purpose = $1 ORDER BY 1"
-    assert await rows(rig, states, key) == [(0, True), (1, False)]
-    assert "nonce_used_by_other" in log_lines.getvalue()
+    assert await rows(rig, states, key) == [(0, not adopted), (1, False)]
+    assert given_up != adopted
     await rig.check_invariants()
 
 

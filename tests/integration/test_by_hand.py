@@ -13,7 +13,7 @@ import pytest
 from test_schema import A, completed, payment
 
 from payfirst.errors import LeaseLost
-from payfirst.store import by_hand, mints, owed, queue_list, settling
+from payfirst.store import archive, by_hand, mints, owed, queue_list, settling
 from payfirst.store.owed import Debt
 from payfirst.store.queue_list import CHUNK_ROWS, NEWEST, Filter
 from payfirst.store.settling import Claim
@@ -119,14 +119,14 @@ async def test_a_debt_that_was_settled_by_hand_is_never_delivered_too(db: Any) -
 
 
 async def test_what_is_being_refunded_is_neither_delivered_nor_settled(db: Any) -> None:
-    """Whatever the refund's state: money may be on its way."""
+    """From its approval on: money may be on its way. One that only waits is given up for a delivery."""
     await completed(db, quantity=1)
     unit = await db.fetchval("SELECT id FROM mint_queue")
     await owe(db, unit)
     debt = await db.fetchval("SELECT id FROM owed")
     await db.execute(
-        "INSERT INTO refunds (id, owed_id, network, asset, treasury, beneficiary, amount, authorization_nonce)"
-        " VALUES ($1, $2, 'n', $3, $3, $3, 1, 'x')", uuid.uuid4(), debt, A,
+        "INSERT INTO refunds (id, owed_id, network, asset, treasury, beneficiary, amount, authorization_nonce, status)"
+        " VALUES ($1, $2, 'n', $3, $3, $3, 1, 'x', 'approved')", uuid.uuid4(), debt, A,
     )  # fmt: skip
     assert "a refund of it has begun" in (await by_hand.resolve(db, debt, note="by hand", actor="ada")).sentence
     assert "is being refunded" in (await by_hand.try_again(db, unit, actor="ada")).sentence
@@ -152,7 +152,8 @@ async def test_what_is_not_there_or_has_ended_is_said(db: Any) -> None:
     await db.execute("UPDATE payment_queue SET finality = 'final'")
     await db.execute("UPDATE mint_queue SET status = 'completed', mint_tx_hash = payment_tx_hash")
     assert "there is nothing to hold" in (await by_hand.hold(db, done, reason="x", actor="ada")).sentence
-    await db.execute("INSERT INTO payment_history SELECT p.*, now() FROM payment_queue p")
+    columns = archive.PAYMENT_COLUMNS
+    await db.execute(f"INSERT INTO payment_history ({columns}) SELECT {columns} FROM payment_queue")
     await db.execute("SET session_replication_role = replica")
     await db.execute("DELETE FROM payment_queue")
     assert "is in the history" in (await by_hand.fail(db, done, reason="x", actor="ada")).sentence

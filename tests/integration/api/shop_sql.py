@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 
+from payfirst.store.archive import PAYMENT_COLUMNS
 from payfirst.store.database import Pool
 from payfirst.units import MintId, TxHash, hex_text, keccak
 
@@ -23,7 +24,9 @@ INSERT INTO mint_queue (id, payment_id, unit, payment_tx_hash, network, token_ad
 SELECT $2, id, $3, $4, network, token_address, recipient, $5, 'pending' FROM payment_queue WHERE id = $1
 """
 MINT_UNIT = "UPDATE mint_queue SET status = 'completed', mint_tx_hash = $2, processed_at = now() WHERE id = $1"
-ARCHIVE = "INSERT INTO payment_history SELECT * FROM payment_queue WHERE id = $1"
+ARCHIVE = f"""
+INSERT INTO payment_history ({PAYMENT_COLUMNS}) SELECT {PAYMENT_COLUMNS} FROM payment_queue WHERE id = $1
+"""
 FORGET = "DELETE FROM payment_queue WHERE id = $1"
 
 
