@@ -51,7 +51,7 @@ check: setup ## Lint, types, and who may import whom
 	@$(BIN)/lint-imports --no-cache
 
 test: setup check ## Every fast test, on a real PostgreSQL and a real chain
-	@$(BIN)/pytest -m "not slow" -n $(TESTS_AT_ONCE) $(ARGS)
+	@$(BIN)/pytest -m "not slow" -n $(TESTS_AT_ONCE) --dist loadgroup $(ARGS)
 
 test-slow: setup $(CLIENTS)/node_modules/.stamp ## Only the slow suites: the demo as a whole, official clients
 	@$(BIN)/pytest -m slow -n $(SLOW_TESTS_AT_ONCE) $(ARGS)

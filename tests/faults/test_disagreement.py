@@ -151,6 +151,7 @@ async def test_fault_37_a_payment_is_not_lost_by_the_word_of_one_endpoint(rig: R
         assert await rig.pool.fetchval("SELECT count(*) FROM owed") == 0
 
 
+@pytest.mark.slow
 async def test_fault_18_a_nonce_is_given_up_only_when_two_endpoints_call_it_used(
     rig: Rig, log_lines: io.StringIO
 ) -> None:

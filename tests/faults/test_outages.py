@@ -26,6 +26,7 @@ from .waiting import Holds, finds, idle, ready
 SENT = "SELECT count(*) = $1 FROM payment_queue WHERE status = 'sent'"
 
 
+@pytest.mark.slow
 async def test_original_a_six_minute_outage_with_60_in_sent(rig: Rig) -> None:
     """There all 60 stayed in `sent` for ever. The node is away for six minutes of chain time and forgets its pool."""
     buyers = await rig.buyers(60)

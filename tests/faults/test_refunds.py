@@ -47,6 +47,7 @@ async def test_fault_25_killed_around_its_broadcast_a_refund_is_paid_once(rig: R
     await rig.check_invariants()
 
 
+@pytest.mark.slow
 async def test_fault_25_two_workers_refund_a_debt_once(rig: Rig) -> None:
     """One holds the signer; when it is killed the other goes on where its rows stand."""
     buyers = await rig.buyers(4, funds=AtomicAmount(0))
@@ -66,6 +67,7 @@ async def test_fault_25_two_workers_refund_a_debt_once(rig: Rig) -> None:
     await rig.check_invariants()
 
 
+@pytest.mark.slow
 async def test_fault_33_a_restored_backup_refunds_nothing_twice(rig: Rig, tmp_path: Path) -> None:
     """Waiting at the backup, paid after it: the chain's own record completes it, and no second transaction is made."""
     (buyer,) = await rig.buyers(1, funds=AtomicAmount(0))

@@ -97,6 +97,7 @@ async def check(rig: Rig, *, lost_and_delivered: int = 0) -> None:
     assert reserved[0] == reserved[1]
 
 
+@pytest.mark.slow
 async def test_fault_33_a_restored_backup_mints_nothing_twice_and_names_what_it_lost(rig: Rig, backup: Backup) -> None:
     """Waiting at the backup, minted after it: completed without a second mint. Lost: owed, unless it was minted."""
     buyers = await rig.buyers(10)
@@ -187,6 +188,7 @@ async def test_fault_33_34_a_settled_authorization_copied_after_the_loss_mints_t
     await check(rig)
 
 
+@pytest.mark.slow
 async def test_a_transaction_that_only_waits_in_the_pool_fences_its_signer_until_it_is_adopted(
     rig: Rig, backup: Backup
 ) -> None:

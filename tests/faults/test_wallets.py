@@ -160,6 +160,7 @@ async def test_a_flood_of_unverified_payments_is_bounded(taking: Rig) -> None:
     await rig.pay(honest)
 
 
+@pytest.mark.slow
 async def test_fault_36_an_account_delegated_between_pre_flight_and_block_burns_one_batch(taking: Rig) -> None:
     """The siblings settle in the next block; the burner is set apart, burns one of its own, and is refused."""
     rig = taking

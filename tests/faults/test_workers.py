@@ -19,6 +19,7 @@ from .test_crashes import lease_ends
 from .waiting import ended, finds, idle, ready, rows
 
 
+@pytest.mark.slow
 async def test_fault_03_two_workers_with_one_key_never_use_a_nonce_twice(rig: Rig) -> None:
     """One holds the signers; when it is killed the other takes over."""
     buyers = await rig.buyers(20)

@@ -60,6 +60,7 @@ def test_commands_run_on_a_newer_one_and_say_so_apart(newer_url: str, tmp_path: 
     assert migrate.status(newer_url).current == NEWER
 
 
+@pytest.mark.slow
 async def test_api_and_worker_run_on_a_newer_one(newer_url: str, tmp_path: Path) -> None:
     """They start, say so in the log, and sell."""
     async with open_site(tmp_path, newer_url) as site:

@@ -56,6 +56,7 @@ async def test_fault_32_late_money_for_a_sold_out_token_is_refunded_once_and_its
         assert unit["refund"] == mint["refund"]
 
 
+@pytest.mark.slow
 async def test_fault_25_a_cap_reached_after_the_payment_costs_the_buyer_nothing(database_url: str, pool: Pool) -> None:
     """Fault 25: someone else mints in the block that settles; one unit is delivered, the other is given back."""
     async with open_rig(database_url, pool, max_mint_count=3) as opened:
@@ -256,6 +257,7 @@ async def test_a_row_lost_while_its_refund_is_under_way_is_refused_by_the_chain(
     await rig.check_invariants()
 
 
+@pytest.mark.slow
 async def test_a_refund_that_a_reorg_took_comes_back_by_the_same_bytes(rig: Rig) -> None:
     """completed, sent, completed; no new nonce, and no second payment."""
     (buyer,) = await rig.buyers(1, funds=NO_MONEY)

@@ -59,6 +59,7 @@ async def use_for_another(rig: Rig, buyer: Buyer) -> None:
     assert (await rig.chain.send(rig.chain.usdc, data)).succeeded
 
 
+@pytest.mark.slow
 async def test_a_nonce_that_was_used_for_another_leaves_its_debt_to_a_person(rig: Rig) -> None:
     """Once that block is final the refund is impossible: nothing is sent, and the debt can be settled by hand."""
     (buyer,) = await rig.buyers(1, funds=NO_MONEY)
@@ -95,6 +96,7 @@ async def test_a_refund_whose_transaction_ended_unnoticed_is_completed_by_its_lo
     await check_refunds(rig, units=1, buyers=[buyer])
 
 
+@pytest.mark.slow
 async def test_a_refund_that_was_out_is_given_up_once_its_authorization_has_ended(rig: Rig) -> None:
     """Its debt ended otherwise while anyone could use what was sent: until a final block is past it, it stays."""
     (buyer,) = await rig.buyers(1, funds=NO_MONEY)
@@ -116,6 +118,7 @@ async def test_a_refund_that_was_out_is_given_up_once_its_authorization_has_ende
     assert await rig.gas_used("refund") == []
 
 
+@pytest.mark.slow
 async def test_a_treasury_that_the_database_has_never_heard_of_may_have_paid(rig: Rig) -> None:
     """The rows were lost, and then the treasury changed: the log of the old one completes it; none pays twice."""
     (buyer,) = await rig.buyers(1, funds=NO_MONEY)

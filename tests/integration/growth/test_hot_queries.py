@@ -17,6 +17,9 @@ from postgres import Cluster
 import payfirst.store
 from growth import filled
 
+# One process fills the tables for all of them.
+pytestmark = pytest.mark.xdist_group("growth")
+
 BUYER, SELLER, AUDIT, ONCE = (
     "found by id, the history too: by hand, or after the live tables had nothing",
     "an operator's look, at a person's pace",
