@@ -308,8 +308,9 @@ async def test_secrets_are_found_nowhere(planted: Planted, database_url: str, po
             "PAYFIRST_PAYMENTS__PAY_TO": checksum_address(PAY_TO),
             "PAYFIRST_SERVER__PORT": str(api_port),
             "PAYFIRST_METRICS__PORT": str(metrics_port),
-            # One that quotes its key, one that is not there, and one that works.
-            "PAYFIRST_NETWORK__RPC_URLS": f"{quoting},http://127.0.0.1:1/v2/{planted.rpc_path},{good}",
+            # One that quotes its key, one that is not there, and one that works, by two names: on faults two agree.
+            "PAYFIRST_NETWORK__RPC_URLS": f"{quoting},http://127.0.0.1:1/v2/{planted.rpc_path},{good},"
+            + good.replace("127.0.0.1", "localhost"),
             "PAYFIRST_NETWORK__POLL_INTERVAL_MS": "50",
         }
         keys = {
