@@ -10,7 +10,7 @@ from dataclasses import replace
 from payfirst.chain.fees import Fees, fees_at, replacement_fees
 from payfirst.chain.rpc import RpcClient, RpcRefused, RpcUnavailable
 from payfirst.chain.signers import SignedTransaction, Signer, call_data
-from payfirst.errors import LeaseLost, OperatorError, RetriedError
+from payfirst.errors import LeaseLost, OperatorError, RetriedError, StoreUnavailable
 from payfirst.ops import metrics
 from payfirst.ops.log import get_logger
 from payfirst.pipeline import fence
@@ -83,6 +83,7 @@ class Outbox:
         self._head = head
         self._free_claims = free_claims
         self._tenure: Tenure | None = None
+        self._epoch: int | None = None  # of the newest claims
         self._stopping = False
         self._balance: tuple[BlockHash, Wei] | None = None
         # What is on its way may cost this much at the most, by the last count; less once some of it is mined.
@@ -105,6 +106,19 @@ class Outbox:
     def lose(self) -> None:
         """Forget what is believed of the signer: the next `hold` reads it again."""
         self._tenure = self._bound = None
+
+    async def give_up_claims(self) -> None:
+        """Let others have what was claimed for a round that failed: the signer may be another worker's by now.
+
+        That one freed the claims of its predecessors when it took the signer; this one's may have come after.
+        """
+        self.lose()
+        if self._epoch is None:
+            return
+        claim = Claim(owner=hex_text(self.address), epoch=self._epoch + 1)
+        with contextlib.suppress(StoreUnavailable):  # they end by themselves
+            async with session(self._pool, "give claims back") as connection:
+                await self._free_claims(connection, claim)
 
     async def hold(self) -> Claim:
         """Return in whose name to claim; waits while another process holds the signer.
@@ -163,6 +177,7 @@ class Outbox:
         return f"The {self._purpose} signer {checksum_address(self.address)}"
 
     def _claim(self, tenure: Tenure) -> Claim:
+        self._epoch = tenure.epoch
         return Claim(owner=hex_text(self.address), epoch=tenure.epoch)
 
     async def _register(self, connection: Connection, chain_nonce: AccountNonce) -> None:

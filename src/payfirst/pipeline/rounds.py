@@ -45,7 +45,7 @@ class Rounds:
                 if self._stopped.is_set():
                     return
                 log.warning(f"{self._name}_postponed", message=f"The {self._name} round is tried again: {error}")
-                self._outbox.lose()
+                await self._outbox.give_up_claims()
                 await asyncio.sleep(RETRY_S)
                 continue
             if not worked and not self._stopped.is_set():
