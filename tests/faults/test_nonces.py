@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 from flow.rig import Rig
 
+from payfirst.cli.audit import Asked, compare
 from payfirst.local.chain import dev_address, dev_key
+from payfirst.pipeline.audit_kinds import Kind
 from payfirst.units import TxHash, Wei
 
 from .rig.boundary import Boundary, Cut, naming
@@ -49,7 +52,7 @@ async def test_fault_07_a_nonce_that_a_foreign_transaction_used_is_given_up_once
 
 @pytest.mark.slow
 async def test_fault_07_nothing_is_planned_anew_before_that_is_final(rig: Rig) -> None:
-    """A reorg could still take the foreign transaction, and ours would count: it waits."""
+    """A reorg could still take the foreign transaction, and ours would count: it waits, an audit's repair too."""
     (buyer,) = await rig.buyers(1)
 
     async def comes_first() -> None:
@@ -66,6 +69,9 @@ async def test_fault_07_nothing_is_planned_anew_before_that_is_final(rig: Rig) -
             return (await rig.chain.rpc.head()).number >= before + 10
 
         await rig.until(ten_blocks_on)
+        terms = replace(rig.terms, final_depth=500)
+        audited = await compare(terms, (rig.chain.url,), rig.database_url, Asked(0, None), seconds=3_600, repair=True)
+        assert [f.kind for f in audited.findings] == [Kind.TRANSACTION_UNKNOWN]
         assert await rig.counts() == {"payments_sent": 1}
     await rig.check_invariants(ended=False)
 

@@ -6,10 +6,11 @@ import datetime as dt
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from payfirst.chain import calldata
+from payfirst.chain import calldata, depth
 from payfirst.chain.blocks import MinedTransaction, Receipt
 from payfirst.chain.evidence import TOKENS_MINTED, TRANSFER, paid_transfers
 from payfirst.chain.rpc import RpcClient, RpcUnavailable
+from payfirst.chain.signers import call_data
 from payfirst.ops.log import get_logger
 from payfirst.pipeline import apply, fence, scan
 from payfirst.pipeline.audit_kinds import Finding, Kind
@@ -47,7 +48,7 @@ class _Look:
 
     view: SignerView
     purpose: Purpose
-    found: Sequence[MinedTransaction]
+    adoptable: Sequence[MinedTransaction]
     unread: Sequence[tuple[Unresolved, Receipt]]
 
 
@@ -108,17 +109,17 @@ class Adopter:
             findings += judge_signer(look.view)
             if not repair:
                 continue
-            for found in look.found:
+            for found in look.adoptable:
                 trusted = fenced[signer.address] if is_fenced else cut
                 await self._adopt(found, look.purpose, actor=actor, cut=trusted)
-            if look.found:  # what the scan has passed is read at once: what its rows carried waits for that
+            if look.adoptable:  # what the scan has passed is read at once: what its rows carried waits for that
                 adopted = await self._look(
                     signer.address, signer.purpose, first=first, fenced=is_fenced, thorough=thorough
                 )
                 look = replace(look, unread=adopted.unread)
             for unresolved, receipt in look.unread:
                 await self._read_late(unresolved, receipt, actor=actor)
-            complete = {f.nonce for f in look.found}.issuperset(look.view.missing)
+            complete = {f.nonce for f in look.adoptable}.issuperset(look.view.missing)
             if is_fenced and complete and await self._unfence(look.view):
                 ended = (Kind.SIGNER_FENCED, checksum_address(signer.address))
                 findings = [f for f in findings if (f.kind, f.subject) != ended]
@@ -139,17 +140,18 @@ class Adopter:
             )
             unresolved = await adoption.unresolved_below(connection, self._terms.network, address, mined)
         unread: list[tuple[Unresolved, Receipt]] = []
-        displaced: list[AccountNonce] = []
+        displaced: dict[AccountNonce, Unresolved] = {}
         for row in unresolved:
             receipts = [r for r in await self._rpc.receipts(row.hashes) if r is not None]
             if not receipts:
                 # Not for lack of a receipt: only when another transaction is found under its nonce.
-                displaced.append(row.nonce)
+                displaced[row.nonce] = row
             elif receipts[0].block_number <= cursor.height:
                 unread.append((row, receipts[0]))
         wanted = {*missing, *displaced}
         start = cursor.height if first is None else min(first, cursor.height)
         found = await self._find(address, purpose, wanted, first=BlockNumber(start), thorough=thorough)
+        adoptable = [t for t in found if t.nonce not in displaced or await self._stands(t, displaced[t.nonce])]
         view = SignerView(
             address=address,
             mined=mined,
@@ -160,7 +162,17 @@ class Adopter:
             unread=[(row.nonce, receipt.tx_hash) for row, receipt in unread],
             fenced=fenced,
         )
-        return _Look(view, purpose, found, unread)
+        return _Look(view, purpose, adoptable, unread)
+
+    async def _stands(self, found: MinedTransaction, ours: Unresolved) -> bool:
+        """Whether a transaction under a nonce of ours may resolve our row: the same call, or one that no reorg takes.
+
+        Adopted earlier, what our row carries would be sent anew while our own bytes could still count.
+        """
+        if ours.signed is not None and (found.to, found.data) == (ours.to, call_data(ours.signed)):
+            return True
+        head = await self._rpc.head()
+        return found.block <= await depth.final(self._rpc, self._terms.final_depth, head=head)
 
     async def _find(
         self, address: Address, purpose: Purpose, wanted: set[AccountNonce], *, first: BlockNumber, thorough: bool

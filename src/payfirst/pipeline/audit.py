@@ -149,9 +149,7 @@ class Auditor:
             )
         if start > end:
             return None
-        final_depth = self._terms.final_depth
-        below = 1 if isinstance(final_depth, int) else 0
-        final = BlockNumber(await depth.newest(self._rpc, final_depth, head=head) - below)
+        final = await depth.final(self._rpc, self._terms.final_depth, head=head)
         return Period(BlockNumber(start), BlockNumber(end), final)
 
     def _say(self, findings: Sequence[Finding]) -> None:

@@ -133,7 +133,8 @@ KINDS: Mapping[Kind, Meaning] = {
     Kind.TRANSACTION_UNKNOWN: Meaning(
         Level.REPAIR,
         "the chain holds a transaction of a signer that the database does not know",
-        "adopts it: its nonce is never given again, and what it carried is judged by its logs",
+        "adopts it, once it is final where a transaction of ours had that nonce: the nonce is never given again, and"
+        " what it carried is judged by its logs",
     ),
     Kind.TRANSACTION_UNREAD: Meaning(
         Level.REPAIR,

@@ -37,7 +37,8 @@ ORDER BY n
 
 # unresolved_below: transactions whose nonce the chain has used ($3), and of which no outcome is known.
 UNRESOLVED_BELOW = """
-SELECT t.id, t.account_nonce, t.purpose, t.item_count, t.to_address, array_agg(a.hash) AS hashes
+SELECT t.id, t.account_nonce, t.purpose, t.item_count, t.to_address, array_agg(a.hash) AS hashes,
+       (array_agg(a.signed_bytes ORDER BY a.created_at) FILTER (WHERE NOT a.is_noop))[1] AS signed_bytes
 FROM chain_transactions t JOIN chain_attempts a ON a.transaction_id = t.id
 WHERE t.network = $1 AND t.signer = $2 AND t.state = 'sent' AND t.account_nonce < $3
   AND NOT EXISTS (SELECT 1 FROM waiting_evidence w WHERE w.transaction_id = t.id)
@@ -109,7 +110,10 @@ WHERE a.hash = ANY($1::text[]) AND i.payment_id IS NOT NULL
 
 @dataclass(frozen=True, slots=True)
 class Unresolved:
-    """A transaction whose nonce the chain has used, with every hash that is known of it."""
+    """A transaction whose nonce the chain has used, with every hash that is known of it.
+
+    `signed`: bytes of one that is not a no-op; None where there are only such.
+    """
 
     id: int
     nonce: AccountNonce
@@ -117,6 +121,7 @@ class Unresolved:
     item_count: int
     to: Address
     hashes: tuple[TxHash, ...]
+    signed: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +163,7 @@ async def unresolved_below(
             row["item_count"],
             address_of(row["to_address"]),
             tuple(TxHash(bytes_of(h)) for h in row["hashes"]),
+            row["signed_bytes"],
         )
         for row in rows
     ]
