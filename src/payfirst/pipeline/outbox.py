@@ -51,6 +51,10 @@ class GasMoneyBound(RetriedError):
     """What is on its way may cost all that the signer has; rows wait until some of it is mined."""
 
 
+class ItemsRefused(Exception):
+    """`store_items` will not have these items sent as they are: nothing of it is stored, and the signer stays held."""
+
+
 class SignerEmpty(RetriedError):
     """The signer cannot pay for the next transaction; it rests, and other signers take its rows."""
 
@@ -242,8 +246,8 @@ class Outbox:
 
         One commit spends the account nonce under the epoch, stores the signed bytes and runs `store_items`; if
         any of it does not hold, all of it is undone and the bytes are thrown away. What the broadcast answers
-        changes nothing. Raises LeaseLost, StoreUnavailable, FeeCapReached, GasMoneyBound or SignerEmpty, each with
-        nothing sent.
+        changes nothing. Raises LeaseLost, StoreUnavailable, FeeCapReached, GasMoneyBound, SignerEmpty or what
+        `store_items` raises, each with nothing sent.
         """
         tenure = self._tenure
         if tenure is None:
@@ -264,16 +268,20 @@ class Outbox:
         )
         # Whatever goes wrong from here to the end of the commit, it is not known what the row says: read it again.
         self._tenure = None
-        async with transaction(self._pool, "store a signed transaction") as connection:
-            spent = await signers.spend_nonce(
-                connection, self._terms.network, self.address, epoch=tenure.epoch, nonce=signed.nonce
-            )
-            if not spent:
-                raise LeaseLost("the signer's epoch or nonce has moved on")
-            transaction_id = await transactions.store(
-                connection, self._envelope(signed, tenure.epoch), item_count=item_count
-            )
-            await store_items(connection, transaction_id, signed.hash)
+        try:
+            async with transaction(self._pool, "store a signed transaction") as connection:
+                spent = await signers.spend_nonce(
+                    connection, self._terms.network, self.address, epoch=tenure.epoch, nonce=signed.nonce
+                )
+                if not spent:
+                    raise LeaseLost("the signer's epoch or nonce has moved on")
+                transaction_id = await transactions.store(
+                    connection, self._envelope(signed, tenure.epoch), item_count=item_count
+                )
+                await store_items(connection, transaction_id, signed.hash)
+        except ItemsRefused:  # by our own word, and rolled back
+            self._tenure = tenure
+            raise
         self._tenure = Tenure(tenure.epoch, AccountNonce(signed.nonce + 1))
         if self._bound is not None:
             self._bound = Wei(self._bound + gas_limit * fees.max_fee)

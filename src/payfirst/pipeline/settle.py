@@ -1,9 +1,10 @@
-"""Settle: claim, pre-flight at a pinned block, reserve supply, store signed bytes, and only then send."""
+"""Settle: claim, pre-flight at a pinned block, reserve supply and store signed bytes, and only then send."""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from payfirst.errors import RetriedError, StoreUnavailable
 from payfirst.ops import metrics
 from payfirst.ops.log import FlowLog, get_logger
 from payfirst.pipeline.head import HeadWatch
-from payfirst.pipeline.outbox import Outbox
+from payfirst.pipeline.outbox import ItemsRefused, Outbox
 from payfirst.pipeline.recredit import Recrediter, Use
 from payfirst.pipeline.rounds import Rounds
 from payfirst.pipeline.settle_plan import (
@@ -46,6 +47,10 @@ NO_ROOM_S = 0.2
 LOOK_UP_AGAIN_S = 5.0
 
 log = get_logger()
+
+
+class SupplyShort(ItemsRefused):
+    """A batch asks for more units of a token than are left: who gets them is decided under its lock."""
 
 
 class Settler:
@@ -129,12 +134,14 @@ class Settler:
         # Where two endpoints have to agree on a fault, nobody else waits for that.
         faults = [f for f in plan.failed if self._rpc.can_agree and f.code != QUARANTINED]  # that is no endpoint's word
         plan.failed = [f for f in plan.failed if f not in faults]
-        sendable = await self._reserve(claim, plan)
         await self._write_back(claim, plan)
-        batches = self._batches(sendable)
+        batches = self._batches(plan.send)
         failed = len(plan.failed)
         for batch in batches[:room]:
-            await self._send(claim, batch, failed=failed)
+            try:
+                await self._send(claim, batch, failed=failed)
+            except SupplyShort:
+                await self._send_what_fits(claim, batch, plan.send)
             failed = 0
         leftover = [Postponed(p.id, NO_ROOM_S) for b in batches[room:] for p in b.payments]
         if leftover:
@@ -242,10 +249,17 @@ class Settler:
             ],
         )
 
+    async def _send_what_fits(self, claim: Claim, batch: Batch, sendable: Sequence[Sendable]) -> None:
+        """There is not supply for all of a batch: reserve for those that get some, and send these."""
+        ids = {p.id for p in batch.payments}
+        plan = SettlementPlan(send=[s for s in sendable if s.payment.id in ids])
+        fitting = await self._reserve(claim, plan)
+        await self._write_back(claim, plan)
+        for smaller in self._batches(fitting):  # not more than one: it is a part of one
+            await self._send(claim, smaller, failed=len(plan.failed))
+
     async def _reserve(self, claim: Claim, plan: SettlementPlan) -> list[Sendable]:
         """Take supply for payments that passed; what does not fit joins the plan's other lists."""
-        if not plan.send:
-            return []
         async with transaction(self._pool, "reserve supply") as connection:
             await settling.lock_claimed(connection, [s.payment.id for s in plan.send], claim=claim)
             supply = await tokens.lock_supply(
@@ -260,7 +274,7 @@ class Settler:
             await tokens.mark_reserved(connection, [p.id for p in fresh], owner=claim.owner, epoch=claim.epoch)
         plan.failed += allotted.failed
         plan.postponed += allotted.postponed
-        return allotted.send
+        return [replace(s, payment=replace(s.payment, supply_reserved=True)) for s in allotted.send]
 
     async def _write_back(self, claim: Claim, plan: SettlementPlan) -> None:
         if not plan.failed and not plan.postponed:
@@ -310,11 +324,18 @@ class Settler:
             to = self._terms.multicall3
             data = contracts.encode_aggregate3([(self._terms.asset, call) for call in calls])
         ids = [p.id for p in batch.payments]
+        units: Counter[Address] = Counter()
+        for payment in batch.payments:
+            if not payment.supply_reserved:
+                units[payment.token] += payment.quantity
         ages_s: list[float] = []
 
         async def store_items(connection: Connection, transaction_id: int, tx_hash: TxHash) -> None:
             await transactions.store_payment_items(connection, transaction_id, ids)
-            ages_s.extend(await settling.mark_sent(connection, ids, tx_hash=tx_hash, claim=claim))
+            ages_s.extend(await settling.mark_sent(connection, batch.payments, tx_hash=tx_hash, claim=claim))
+            # Last: the token's row is everybody's. Payments first, tokens second.
+            if not await tokens.take_supply(connection, self._terms.network, units):
+                raise SupplyShort
 
         sent = await self._outbox.send(
             to=to,

@@ -9,6 +9,8 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from payfirst.errors import LeaseLost
 from payfirst.store.database import Connection
 from payfirst.store.rows import address_of, bytes_of
@@ -72,13 +74,15 @@ FROM unnest($1::uuid[], $2::float8[], $3::text[], $4::bigint[], $5::text[]) AS d
 WHERE p.id = d.id AND p.status = 'pending' AND p.lease_owner = $6 AND p.lease_epoch = $7
 """
 
-# mark_sent: the transaction that carries them is stored in this same commit.
+# mark_sent: the transaction that carries them is stored in this same commit, and supply taken for all but those that
+# hold theirs already ($5).
 # moves: pending -> sent
 MARK_SENT = """
 UPDATE payment_queue
 SET status = 'sent', tx_hash = $2, processed_at = now(), error = NULL, error_code = NULL, suspected_code = NULL,
-    suspected_height = NULL, lease_owner = NULL, lease_until = NULL, attempts = attempts + 1
+    suspected_height = NULL, lease_owner = NULL, lease_until = NULL, attempts = attempts + 1, supply_reserved = true
 WHERE id = ANY($1::uuid[]) AND status = 'pending' AND lease_owner = $3 AND lease_epoch = $4
+  AND supply_reserved = (id = ANY($5::uuid[]))
 RETURNING extract(epoch FROM now() - created_at)::float8 AS age_s
 """
 
@@ -195,7 +199,8 @@ async def unresolved_by_payer(
     connection: Connection, *, network: str, asset: Address, payers: Sequence[Address]
 ) -> dict[Address, AtomicAmount]:
     """The sum of what each payer has in `sent`; payers without are absent."""
-    rows = await connection.fetch(UNRESOLVED_BY_PAYER, network, hex_text(asset), [hex_text(p) for p in payers])
+    asked = msgspec.json.encode(dict.fromkeys(map(hex_text, payers), 0)).decode()
+    rows = await connection.fetch(UNRESOLVED_BY_PAYER, network, hex_text(asset), asked)
     return {address_of(row["payer"]): AtomicAmount(int(row["amount"])) for row in rows}
 
 
@@ -220,12 +225,17 @@ async def postpone(connection: Connection, postponed: Sequence[Postponed], *, cl
     )
 
 
-async def mark_sent(connection: Connection, ids: Sequence[uuid.UUID], *, tx_hash: TxHash, claim: Claim) -> list[float]:
+async def mark_sent(
+    connection: Connection, payments: Sequence[ClaimedPayment], *, tx_hash: TxHash, claim: Claim
+) -> list[float]:
     """Turn the batch `sent`, all of it: raises LeaseLost (and so undoes everything) otherwise.
 
-    Returns the seconds since each was accepted.
+    All of it holds supply then: the caller takes what is missing in the same transaction. Returns the seconds since
+    each was accepted.
     """
-    changed = await connection.fetch(MARK_SENT, ids, hex_text(tx_hash), claim.owner, claim.epoch)
+    ids = [p.id for p in payments]
+    holding = [p.id for p in payments if p.supply_reserved]
+    changed = await connection.fetch(MARK_SENT, ids, hex_text(tx_hash), claim.owner, claim.epoch, holding)
     if len(changed) != len(ids):
         raise LeaseLost(f"{len(changed)} of a batch of {len(ids)} payments were still claimed")
     return [row["age_s"] for row in changed]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -63,6 +63,14 @@ ADD_RESERVED = """
 UPDATE tokens t SET reserved = reserved + d.units
 FROM unnest($2::text[], $3::bigint[]) AS d(address, units)
 WHERE t.network = $1 AND t.address = d.address
+"""
+
+# take_supply: promise units where that many are left, without a look before. The tokens that had them are returned.
+TAKE_SUPPLY = """
+UPDATE tokens t SET reserved = reserved + d.units
+FROM (SELECT * FROM unnest($2::text[], $3::bigint[]) AS n(address, units) ORDER BY address) AS d
+WHERE t.network = $1 AND t.address = d.address AND t.minted + t.reserved + d.units <= t.max_mint_count
+RETURNING t.address
 """
 
 # mark_reserved: these pending payments hold supply, so that a crash between here and sending leaks none.
@@ -193,6 +201,14 @@ async def lock_supply(connection: Connection, network: str, addresses: Sequence[
         for row in rows
     ]
     return {s.address: s for s in found}
+
+
+async def take_supply(connection: Connection, network: str, units: Mapping[Address, int]) -> bool:
+    """Promise so many more units of each token; False when one of them has not so many left: roll back then."""
+    if not units:
+        return True
+    taken = await connection.fetch(TAKE_SUPPLY, network, [hex_text(a) for a in units], list(units.values()))
+    return len(taken) == len(units)
 
 
 async def add_reserved(connection: Connection, network: str, units: dict[Address, int]) -> None:

@@ -25,8 +25,9 @@ from payfirst.local.chain import BLOCK_GAS, LocalChain, dev_address, dev_key
 from payfirst.pipeline import worker
 from payfirst.pipeline.terms import LayOver, Terms
 from payfirst.pipeline.worker import Keys, RefundKeys
-from payfirst.store import tokens
+from payfirst.store import database, payments, tokens
 from payfirst.store.database import Pool
+from payfirst.store.payments import NewPayment
 from payfirst.units import (
     Address,
     AtomicAmount,
@@ -36,6 +37,7 @@ from payfirst.units import (
     checksum_address,
     hex_text,
     keccak,
+    uuid7,
 )
 from payfirst.x402.eip712 import Asset
 from payfirst.x402.networks import network_from_text
@@ -143,6 +145,30 @@ class Rig:
         response = await self.order(buyer, quantity, recipient=recipient)
         assert response.status_code == 202, response.text
         return uuid.UUID(response.json()["paymentQueueId"])
+
+    def new_payment(self, buyer: Buyer, quantity: int = 1) -> NewPayment:
+        """A signed payment as the store takes it, past all that the API would ask."""
+        authorization = buyer.authorize(quantity)
+        return NewPayment(
+            id=uuid7(now_ms=time.time_ns() // 1_000_000, random_bits=int.from_bytes(authorization.nonce[:10])),
+            token=self.token,
+            quantity=quantity,
+            recipient=buyer.address,
+            payer=buyer.address,
+            amount=authorization.value,
+            nonce=authorization.nonce,
+            valid_after=authorization.valid_after,
+            valid_before=authorization.valid_before,
+            signature=sign_authorization(self.asset, authorization, buyer.key),
+        )
+
+    async def insert(self, new: Sequence[NewPayment]) -> int:
+        """Put payments into the queue at once; returns how many are new."""
+        async with database.session(self.pool, "test") as connection:
+            stored = await payments.insert(
+                connection, network=self.terms.network, asset=self.asset.address, pay_to=PAY_TO, payments=new
+            )
+        return len(stored)
 
     async def payment(self, payment_id: uuid.UUID) -> dict[str, object]:
         """What the API says of a payment."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import replace
 
 from faults.rig.rpc_proxy import rpc_proxy
@@ -11,14 +10,11 @@ from faults.rig.rpc_proxy import rpc_proxy
 from payfirst.pipeline.accept import Acceptor
 from payfirst.store import crediting, database, mints, payments, settling, signers, tokens, transactions
 from payfirst.store.database import Pool
-from payfirst.store.payments import NewPayment
 from payfirst.store.wake import PAYMENTS as PAYMENTS_CHANNEL
 from payfirst.store.wake import Notifier
-from payfirst.units import uuid7
-from payfirst.x402.signing import sign_authorization
 
 from .counting import counted
-from .rig import PAY_TO, Buyer, Rig, open_rig
+from .rig import PAY_TO, Buyer, open_rig
 
 PAYMENTS = 100
 SETTLE_GAS_MAX = 46_500
@@ -27,9 +23,7 @@ MINT_GAS_MAX = 52_000  # to holders who have none yet; 17,100 less to those who 
 # Once for a whole batch, however many payments or units it has.
 ONCE_A_BATCH = {
     "payers' unresolved value": settling.UNRESOLVED_BY_PAYER,
-    "lock what is claimed": settling.LOCK_CLAIMED,
-    "lock supply": tokens.LOCK_SUPPLY,
-    "reserve": tokens.MARK_RESERVED,
+    "supply": tokens.TAKE_SUPPLY,
     "items": transactions.STORE_PAYMENT_ITEMS,
     "payments sent": settling.MARK_SENT,
     "completed": crediting.MARK_COMPLETED,
@@ -57,12 +51,7 @@ async def test_a_hundred_payments_cost_the_statements_of_one(database_url: str, 
         async with rig.working():  # from now on it is known where the chain stands
             await rig.until_a_worker_lives()
         buyers = await rig.buyers(PAYMENTS)
-        made = [_payment(rig, buyer) for buyer in buyers]
-        async with database.session(pool, "test") as connection:
-            stored = await payments.insert(
-                connection, network=rig.terms.network, asset=rig.asset.address, pay_to=PAY_TO, payments=made
-            )
-        assert len(stored) == PAYMENTS
+        assert await rig.insert([rig.new_payment(buyer) for buyer in buyers]) == PAYMENTS
         statements.executed.clear()
         async with rpc_proxy(rig.chain.url) as proxy, rig.working(rpc_urls=(proxy.url,)):
             await rig.until_counts(payments_completed=PAYMENTS, mints_completed=PAYMENTS)
@@ -90,7 +79,7 @@ async def test_requests_in_flight_share_one_commit(database_url: str, pool: Pool
                 notifier=Notifier(own, PAYMENTS_CHANNEL),
             )  # fmt: skip
             writing = asyncio.create_task(acceptor.run())
-            waiting = [acceptor.accept(_payment(rig, Buyer(rig.asset))) for _ in range(64)]
+            waiting = [acceptor.accept(rig.new_payment(Buyer(rig.asset))) for _ in range(64)]
             answers = await asyncio.gather(*waiting)
             writing.cancel()
             await asyncio.wait([writing])
@@ -123,19 +112,3 @@ async def test_what_a_session_leaves_open_is_rolled_back(database_url: str) -> N
             await connection.execute("BEGIN")
         async with database.session(pool, "test") as connection:
             assert not connection.is_in_transaction()
-
-
-def _payment(rig: Rig, buyer: Buyer) -> NewPayment:
-    authorization = buyer.authorize()
-    return NewPayment(
-        id=uuid7(now_ms=time.time_ns() // 1_000_000, random_bits=int.from_bytes(authorization.nonce[:10])),
-        token=rig.token,
-        quantity=1,
-        recipient=buyer.address,
-        payer=buyer.address,
-        amount=authorization.value,
-        nonce=authorization.nonce,
-        valid_after=authorization.valid_after,
-        valid_before=authorization.valid_before,
-        signature=sign_authorization(rig.asset, authorization, buyer.key),
-    )

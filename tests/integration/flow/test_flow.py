@@ -6,6 +6,7 @@ import asyncio
 import io
 
 from payfirst.store import database
+from payfirst.store.database import Pool
 from payfirst.units import Address
 
 from .rig import MINT_AMOUNT, Rig, open_rig
@@ -110,3 +111,18 @@ async def test_the_six_lines_of_the_log_appear(rig: Rig, log_lines: io.StringIO)
         "✅ Created 2x mint queue items after x402 payment confirmation",
     ):
         assert words in written, words
+
+
+async def test_a_batch_that_asks_for_more_than_is_left_sends_what_fits(database_url: str, pool: Pool) -> None:
+    """The oldest get what there is, in one transaction; who came too late pays nothing."""
+    async with open_rig(database_url, pool, max_mint_count=5) as rig:
+        async with rig.working():
+            await rig.until_a_worker_lives()
+        await rig.insert([rig.new_payment(buyer, 2) for buyer in await rig.buyers(3)])
+        async with rig.working():
+            await rig.until_counts(payments_completed=2, payments_failed=1, mints_completed=4)
+        assert [items for _, items, _ in await rig.gas_used("settle")] == [2]
+        last = "SELECT error_code FROM payment_queue ORDER BY id DESC LIMIT 1"
+        assert await rig.pool.fetchval(last) == "sold_out"
+        assert await rig.pool.fetchval("SELECT reserved FROM tokens") == 0
+        await rig.check_invariants()
