@@ -16,7 +16,7 @@ from payfirst.store import adoption, crediting, transactions
 from payfirst.store.crediting import CreditCandidate
 from payfirst.store.database import Connection
 from payfirst.store.tokens import TokenFacts
-from payfirst.store.transactions import MintItem, UnresolvedHash
+from payfirst.store.transactions import MintItem, PaymentItem, RefundItem, UnresolvedHash
 from payfirst.units import Address, BlockHash, MintId, TxHash, hex_text
 
 NAME_CHARS_MAX = 100
@@ -157,13 +157,22 @@ async def _mined(
     mint_items = await transactions.mint_items(connection, mints) if mints else []
     refunds = [known.transaction_id for known, _ in ours if known.purpose == "refund"]
     refund_items = await transactions.refund_items(connection, refunds) if refunds else []
+    payments_of: dict[int, list[PaymentItem]] = {}
+    mints_of: dict[int, list[MintItem]] = {}
+    refunds_of: dict[int, list[RefundItem]] = {}
+    for payment in payment_items:
+        payments_of.setdefault(payment.transaction_id, []).append(payment)
+    for unit in mint_items:
+        mints_of.setdefault(unit.transaction_id, []).append(unit)
+    for refund in refund_items:
+        refunds_of.setdefault(refund.transaction_id, []).append(refund)
     return tuple(
         Mined(
             known=known,
             receipt=receipt,
-            payments=tuple(i for i in payment_items if i.transaction_id == known.transaction_id),
-            mints=tuple(i for i in mint_items if i.transaction_id == known.transaction_id),
-            refunds=tuple(i for i in refund_items if i.transaction_id == known.transaction_id),
+            payments=tuple(payments_of.get(known.transaction_id, ())),
+            mints=tuple(mints_of.get(known.transaction_id, ())),
+            refunds=tuple(refunds_of.get(known.transaction_id, ())),
         )
         for known, receipt in ours
     )

@@ -24,27 +24,21 @@ SELECT h.head_height, h.head_time, h.cursor_height, h.cursor_time, h.settled_per
 FROM chain_heads h WHERE h.network = $1
 """
 
-# count_unsettled: pending and sent payments by token, the pending among them, and the units that those would take;
-# live rows only, and no more than the queue may hold.
+# count_unsettled: pending and sent payments by token, the pending among them, and the units that those would take; and
+# the payers with at least $3 of them. Live rows only, read once, and no more than the queue may hold.
 COUNT_UNSETTLED = """
-SELECT token_address, count(*) AS unsettled, count(*) FILTER (WHERE is_pending) AS pending,
-       coalesce(sum(quantity) FILTER (WHERE is_pending AND NOT supply_reserved), 0) AS units
-FROM (
-    (SELECT token_address, quantity, supply_reserved, true AS is_pending FROM payment_queue
+WITH live AS MATERIALIZED (
+    (SELECT token_address, payer, quantity, supply_reserved, true AS is_pending FROM payment_queue
      WHERE network = $1 AND status = 'pending' LIMIT $2)
     UNION ALL
-    (SELECT token_address, quantity, supply_reserved, false FROM payment_queue
+    (SELECT token_address, payer, quantity, supply_reserved, false FROM payment_queue
      WHERE network = $1 AND status = 'sent' LIMIT $2)
-) live
-GROUP BY token_address
-"""
-
-# find_crowded: payers with at least $3 unsettled payments.
-FIND_CROWDED = """
-SELECT payer, count(*) AS payments FROM (
-    SELECT payer FROM payment_queue WHERE network = $1 AND status IN ('pending', 'sent') LIMIT $2
-) live
-GROUP BY payer HAVING count(*) >= $3 ORDER BY payments DESC LIMIT $4
+)
+SELECT token_address, NULL AS payer, count(*) AS unsettled, count(*) FILTER (WHERE is_pending) AS pending,
+       coalesce(sum(quantity) FILTER (WHERE is_pending AND NOT supply_reserved), 0) AS units
+FROM live GROUP BY token_address
+UNION ALL
+(SELECT NULL, payer, count(*), 0, 0 FROM live GROUP BY payer HAVING count(*) >= $3 ORDER BY count(*) DESC LIMIT $4)
 """
 
 
@@ -121,14 +115,15 @@ async def count_queue(
     connection: Connection, network: str, *, asset: Address, count_max: int, crowded_min: int
 ) -> Queue:
     """The queue, counted up to `count_max`; its cost grows with what is unsettled, not with history."""
-    live = await connection.fetch(COUNT_UNSETTLED, network, count_max)
-    crowded = await connection.fetch(FIND_CROWDED, network, count_max, crowded_min, CROWDED_MAX)
+    counted = await connection.fetch(COUNT_UNSETTLED, network, count_max, crowded_min, CROWDED_MAX)
+    live = [row for row in counted if row["payer"] is None]
+    crowded = [row for row in counted if row["payer"] is not None]
     return Queue(
         waiting_payments=sum(row["pending"] for row in live),
         waiting_units={address_of(row["token_address"]): int(row["units"]) for row in live},
         unsettled_payments=sum(row["unsettled"] for row in live),
         unsettled_by_token={address_of(row["token_address"]): row["unsettled"] for row in live},
-        crowded={address_of(row["payer"]): row["payments"] for row in crowded},
+        crowded={address_of(row["payer"]): row["unsettled"] for row in crowded},
         short=await short_payers.read(connection, network=network, asset=asset),
         wallets=await wallets.count(connection, network),
         quarantined=await wallets.refused(connection, network),

@@ -51,9 +51,11 @@ WHERE network = $1 AND status = 'pending' AND lease_owner = $2 AND lease_epoch <
 """
 
 # unresolved_by_payer: what these payers have on its way to the chain already. What was seen there is off the balance.
+# The payers are the keys of an object, because those are searched by halving: = ANY in a prepared statement, and the
+# join that a planner without statistics chooses, compare each row with one payer after the other.
 UNRESOLVED_BY_PAYER = """
 SELECT payer, sum(amount) AS amount FROM payment_queue p
-WHERE status = 'sent' AND network = $1 AND asset = $2 AND payer = ANY($3::text[])
+WHERE status = 'sent' AND network = $1 AND asset = $2 AND $3::jsonb ? payer
   AND NOT EXISTS (SELECT 1 FROM waiting_evidence w WHERE w.network = $1 AND p.id = ANY(w.payment_ids))
 GROUP BY payer
 """

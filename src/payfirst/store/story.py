@@ -52,13 +52,18 @@ SELECT {_UNIT} FROM mint_history WHERE payment_id = ANY($1::uuid[])
 ORDER BY payment_id, unit
 """
 
+# item_outcome: only what was not done is written down (transactions.note_outcomes).
+_OUTCOME = "CASE WHEN i.outcome IS NULL AND t.state IN ('confirmed', 'final') THEN 'done' ELSE i.outcome END AS outcome"
+
 # read_items: every transaction that carried these payments or units, and what became of them in it.
-READ_ITEMS = """
-SELECT transaction_id, position, payment_id, queue_id, outcome FROM chain_transaction_items
-WHERE payment_id = ANY($1::uuid[])
+READ_ITEMS = f"""
+SELECT i.transaction_id, i.position, i.payment_id, i.queue_id, {_OUTCOME}
+FROM chain_transaction_items i JOIN chain_transactions t ON t.id = i.transaction_id
+WHERE i.payment_id = ANY($1::uuid[])
 UNION ALL
-SELECT transaction_id, position, payment_id, queue_id, outcome FROM chain_transaction_items
-WHERE queue_id = ANY($2::uuid[])
+SELECT i.transaction_id, i.position, i.payment_id, i.queue_id, {_OUTCOME}
+FROM chain_transaction_items i JOIN chain_transactions t ON t.id = i.transaction_id
+WHERE i.queue_id = ANY($2::uuid[])
 ORDER BY transaction_id, position
 """
 

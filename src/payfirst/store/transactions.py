@@ -113,7 +113,8 @@ FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::bool[], $6::
 WHERE t.id = m.id AND t.state = 'sent'
 """
 
-# note_outcomes: what became of each item of a mined transaction.
+# note_outcomes: which items of a mined transaction were not done by it. The others, nearly all, are not written again:
+# an item without an outcome is open while its transaction is `sent`, and done when that is mined.
 NOTE_OUTCOMES = """
 UPDATE chain_transaction_items i SET outcome = o.outcome
 FROM unnest($1::bigint[], $2::int[], $3::text[]) AS o(transaction_id, position, outcome)
@@ -502,7 +503,7 @@ async def refund_items(connection: Connection, transaction_ids: Sequence[int]) -
 
 
 async def confirm(connection: Connection, mined: Sequence[MinedTransaction], outcomes: Sequence[ItemOutcome]) -> int:
-    """Mark transactions mined at depth, with the outcome of each item; returns how many changed."""
+    """Mark transactions mined at depth, and their items that were not done by them; returns how many changed."""
     changed = await connection.execute(
         CONFIRM_TRANSACTIONS,
         [m.id for m in mined],
@@ -513,12 +514,14 @@ async def confirm(connection: Connection, mined: Sequence[MinedTransaction], out
         [m.gas_used for m in mined],
         [m.gas_price for m in mined],
     )
-    await connection.execute(
-        NOTE_OUTCOMES,
-        [o.transaction_id for o in outcomes],
-        [o.position for o in outcomes],
-        [o.outcome for o in outcomes],
-    )
+    undone = [o for o in outcomes if o.outcome != "done"]
+    if undone:
+        await connection.execute(
+            NOTE_OUTCOMES,
+            [o.transaction_id for o in undone],
+            [o.position for o in undone],
+            [o.outcome for o in undone],
+        )
     return int(changed.split()[-1])
 
 

@@ -22,10 +22,13 @@ INSERT INTO wallet_payments (payment_id, network, payer)
 SELECT id, $1, payer FROM unnest($2::uuid[], $3::text[]) AS n(id, payer)
 """
 
-# count_wallet_payments: those that are unsettled, by payer.
+# count_wallet_payments: those that are unsettled, by payer. Each is looked up by its id (OFFSET 0 keeps it so): there
+# are few of them, and a planner without statistics would rather read the whole queue.
 COUNT_WALLET_PAYMENTS = """
 SELECT w.payer, count(*) AS payments
-FROM wallet_payments w JOIN payment_queue p ON p.id = w.payment_id AND p.status IN ('pending', 'sent')
+FROM wallet_payments w CROSS JOIN LATERAL (
+    SELECT FROM payment_queue p WHERE p.id = w.payment_id AND p.status IN ('pending', 'sent') OFFSET 0
+) unsettled
 WHERE w.network = $1
 GROUP BY w.payer
 """

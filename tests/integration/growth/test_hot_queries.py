@@ -77,7 +77,7 @@ GROWING = {
 HISTORY = {"payment_history", "mint_history"}
 # Indexes of live rows alone: to read one from end to end is to read what is in flight.
 LIVE = {
-    "payment_queue_pending", "payment_queue_sent", "payment_queue_unresolved_by_payer", "payment_queue_not_final",
+    "payment_queue_pending", "payment_queue_sent", "payment_queue_not_final",
     "payment_queue_expiry", "payment_queue_reorged", "payment_queue_held", "mint_queue_pending", "mint_queue_sent",
     "mint_queue_held", "mint_queue_owed", "chain_transactions_sent", "chain_transactions_not_final", "owed_open",
 }  # fmt: skip
