@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Mapping
 
@@ -24,8 +23,6 @@ from payfirst.errors import PayerError, RetriedError
 from payfirst.ops import metrics
 from payfirst.x402.eip712 import Asset
 
-# Collections of the youngest objects then happen each few hundred requests, not each dozen.
-GC_THRESHOLDS = (10_000, 20, 50)
 OTHER_ROUTE = "other"
 
 
@@ -56,18 +53,6 @@ def create_app(config: Config, *, after_start: AfterStart = lambda _end_waiting:
     # By endpoint, because that is what Starlette leaves in a scope; another path is nobody's, and counted as such.
     paths: dict[object, str] = {r.endpoint: r.path for r in others.routes if isinstance(r, Route)}
     return Front(runtime, headers, mint_route, others, paths, after_start)
-
-
-def keep_collections_short() -> None:
-    """Take what start-up made out of garbage collection's sight, and collect less often.
-
-    A full collection walks every tracked object: with all modules loaded that is tens of milliseconds in which the
-    event loop serves nobody. What start-up made lives as long as the process, so it need not be walked again.
-    For a process of its own only: garbage that is frozen stays.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
 
 
 class Front:

@@ -41,7 +41,7 @@ LAG_BLOCKS_MAX = 5
 FULL_BLOCKS_MAX = 10
 
 T = TypeVar("T")
-L = TypeVar("L", bound=wires.WireLog)
+L = TypeVar("L", wires.WireLogsTransaction, wires.WirePlacedLog)
 
 
 class RpcClient:
@@ -320,8 +320,8 @@ def _pairs(answers: Sequence[msgspec.Raw]) -> Iterator[tuple[msgspec.Raw, msgspe
 
 def _transactions(logs: msgspec.Raw, *, has_block: bool) -> list[TxHash]:
     """The transactions of `logs`, each once, in order."""
-    found = _logs(logs, wires.WireLog, has_block=has_block)
-    return list(dict.fromkeys(TxHash(wires.bytes_of(log.transaction_hash)) for log in found))
+    found = _logs(logs, wires.WireLogsTransaction, has_block=has_block)
+    return [TxHash(wires.bytes_of(text)) for text in dict.fromkeys(log.transaction_hash for log in found)]
 
 
 def _logs(logs: msgspec.Raw, kind: type[L], *, has_block: bool) -> list[L]:

@@ -53,6 +53,12 @@ class WireLog(msgspec.Struct, rename="camel"):
     transaction_hash: str
 
 
+class WireLogsTransaction(msgspec.Struct, rename="camel"):
+    """Of a log, where it is; the rest is skipped unread."""
+
+    transaction_hash: str
+
+
 class WireReceipt(msgspec.Struct, rename="camel"):
     """A receipt with its logs."""
 

@@ -21,11 +21,12 @@ from granian.log import LogLevels
 from granian.server import MPServer
 from starlette.types import ASGIApp
 
-from payfirst.api.app import create_app, keep_collections_short
+from payfirst.api.app import create_app
 from payfirst.cli import settings
 from payfirst.config import Config, load
 from payfirst.errors import OperatorError
 from payfirst.ops import log
+from payfirst.ops.latency import keep_collections_short
 
 # Connections that wait to be accepted, and those served at once: more than the slowest 5 s of the goal's load bring.
 BACKLOG = 4_096

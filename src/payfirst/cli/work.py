@@ -15,6 +15,7 @@ from payfirst.cli import settings
 from payfirst.config import live
 from payfirst.errors import OperatorError
 from payfirst.ops import log
+from payfirst.ops.latency import keep_collections_short
 from payfirst.pipeline import worker
 from payfirst.pipeline.terms import LayOver, TakenUp, Terms
 from payfirst.pipeline.worker import Keys, RefundKeys
@@ -37,6 +38,7 @@ async def _work(loaded: configuration.Config, url: str) -> None:
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sign, stop.set)
+    keep_collections_short()
     await worker.work(
         database_url=url,
         rpc_urls=loaded.network.rpc_urls,
