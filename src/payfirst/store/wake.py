@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 import asyncpg
 
 from payfirst.errors import StoreUnavailable
+from payfirst.store.connecting import open_connection
 from payfirst.store.database import CONNECT_TIMEOUT_S, UNAVAILABLE, Connection, Pool, session
 
 PAYMENTS = "payfirst_payments"
@@ -148,9 +149,7 @@ async def _listen(url: str, handlers: dict[str, Callable[[str], None]], connecte
 
 async def _listen_once(url: str, handlers: dict[str, Callable[[str], None]], connected: Callable[[], None]) -> None:
     lost = asyncio.Event()
-    connection = await asyncpg.connect(
-        url, timeout=CONNECT_TIMEOUT_S, server_settings={"application_name": "payfirst listener"}
-    )
+    connection = await open_connection(url, server_settings={"application_name": "payfirst listener"})
     try:
         connection.add_termination_listener(lambda _: lost.set())
         for channel, handler in handlers.items():
