@@ -261,12 +261,14 @@ def _settled(rig: Rig) -> Holds:
 
 async def _owed(rig: Rig, crowd: crowds.Crowd) -> list[str]:
     rows = await rig.pool.fetch(
-        "SELECT o.direction, o.reason, o.amount, o.payment_id::text, p.finality, p.error"
-        " FROM owed o JOIN payment_queue p ON p.id = o.payment_id WHERE o.status = 'open' ORDER BY o.id"
+        "SELECT o.direction, o.reason, o.amount, o.payment_id::text, o.beneficiary, p.finality, p.error"
+        " FROM owed o LEFT JOIN payment_queue p ON p.id = o.payment_id WHERE o.status = 'open' ORDER BY o.id"
     )
     return [
         f"{row['direction']}: {row['reason']}, {row['amount']}, payment {row['payment_id']}"
         f" of a buyer ({crowd.promised.get(row['payment_id'], 'not answered')}), {row['finality']}, {row['error']}"
+        if row["payment_id"] is not None
+        else f"{row['direction']}: {row['reason']}, {row['amount']} of {row['beneficiary']}, who paid without an order"
         for row in rows
     ]
 
