@@ -110,6 +110,27 @@ def server(
         running.stop()
 
 
+@contextlib.contextmanager
+def standby(primary: Server, folder: Path) -> Iterator[Server]:
+    """A streaming copy of a running server with its data in `folder`, started and at work; of the same settings."""
+    data, account = folder / "data", _account()
+    data.mkdir(mode=0o700)
+    if account is not None:
+        os.chown(data, account.pw_uid, account.pw_gid)
+    _as_server(
+        [
+            str(primary.cluster.binaries / "pg_basebackup"), f"--pgdata={data}", "--write-recovery-conf",
+            "--checkpoint=fast", "--wal-method=stream", "--no-sync", f"--dbname={primary.cluster.url('')}",
+        ]
+    )  # fmt: skip
+    running = Server(Cluster(primary.cluster.binaries, free_port()), folder, primary.settings)
+    try:
+        running.start()
+        yield running
+    finally:
+        running.stop()
+
+
 @dataclass
 class Server:
     """A cluster that can be stopped, killed and started again, on the same port and data."""

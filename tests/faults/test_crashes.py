@@ -175,11 +175,12 @@ async def lease_ends(rig: Rig) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-async def test_the_kill_schedule_five_kills_during_600_payments(rig: Rig) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_the_kill_schedule_five_kills_during_600_payments(rig: Rig, workers: int) -> None:
     """Every payment is minted, none of them fails: the original left 40 paid and unminted, 60 minted and failed."""
     buyers = await rig.buyers(60)
     kills = [100, 200, 300, 400, 500]
-    async with worker_that_is_killed_at(rig, kills):
+    async with workers_of_whom_holders_are_killed_at(rig, kills, count=workers):
         for round_of_buyers in range(10):
             await asyncio.gather(*(rig.pay(buyer) for buyer in buyers))
             settled = 60 * round_of_buyers
@@ -196,33 +197,49 @@ async def test_the_kill_schedule_five_kills_during_600_payments(rig: Rig) -> Non
     assert (ledger.lost, ledger.doubled, ledger.owed) == (0, 0, 0)
 
 
+HOLDER = (
+    "SELECT p.pid FROM signers s JOIN processes p ON p.id::text = s.lease_owner"
+    " WHERE s.purpose = 'settle' AND s.lease_until > now()"
+)
+
+
 @contextlib.asynccontextmanager
-async def worker_that_is_killed_at(rig: Rig, kills: list[int]) -> AsyncIterator[None]:
-    """A worker that is started again whenever it was killed: as soon as so many payments have been minted."""
-    has_started = asyncio.Event()
+async def workers_of_whom_holders_are_killed_at(rig: Rig, kills: list[int], *, count: int) -> AsyncIterator[None]:
+    """Workers that are started again when they fall; whenever so many units are on their way, who settles is killed."""
+    running: dict[int, asyncio.subprocess.Process] = {}
 
     async def keep() -> None:
         while True:
             async with rig.worker_process() as worker:
-                await rig.until(ready(rig))
-                has_started.set()
-                await _until_minted(rig, kills)
-                await kill(worker)
-                kills.pop(0)
+                running[worker.pid] = worker
+                await worker.wait()
 
-    keeper = asyncio.create_task(keep())
+    victims: list[asyncio.subprocess.Process] = []
+
+    async def one_lives() -> bool:
+        holder = running.get(await rig.pool.fetchval(HOLDER))  # for some seconds a dead one is named still
+        if holder is None or holder.returncode is not None:
+            return False
+        victims.append(holder)
+        return True
+
+    async def kill_them() -> None:
+        sent = "SELECT count(*) >= $1 FROM mint_queue WHERE status IN ('sent', 'completed')"
+        while kills:
+            await rig.until(finds(rig, sent, kills[0]), within_s=120)
+            await rig.until(one_lives)
+            await kill(victims[-1])
+            kills.pop(0)
+
+    keepers = [asyncio.create_task(keep()) for _ in range(count)]
+    killer = asyncio.create_task(kill_them())
     try:
-        await has_started.wait()
+        await rig.until(ready(rig))
         yield
     finally:
-        keeper.cancel()
-        await asyncio.wait([keeper])
-        if not keeper.cancelled():
-            keeper.result()
-
-
-async def _until_minted(rig: Rig, kills: list[int]) -> None:
-    if not kills:
-        await asyncio.Event().wait()
-    question = "SELECT count(*) >= $1 FROM mint_queue WHERE status IN ('sent', 'completed')"
-    await rig.until(finds(rig, question, kills[0]), within_s=120)
+        for task in (*keepers, killer):
+            task.cancel()
+        await asyncio.wait([*keepers, killer])
+        for task in (*keepers, killer):
+            if not task.cancelled():
+                task.result()

@@ -21,7 +21,7 @@ from .rig.chain import block, forget_all, no_mining
 from .rig.postgres_proxy import postgres_proxy
 from .rig.rpc_proxy import drops, honest, rpc_proxy
 from .rig.servers import SmallDisk, server_of_its_own, server_on_a_small_disk
-from .waiting import Holds, finds, idle, ready
+from .waiting import AWAY, Holds, finds, idle, ready
 
 SENT = "SELECT count(*) = $1 FROM payment_queue WHERE status = 'sent'"
 
@@ -274,7 +274,7 @@ def answers_again(rig: Rig) -> Holds:
     """PostgreSQL takes statements again; connections that it ended are dropped from the pool by being used."""
 
     async def holds() -> bool:
-        with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        with contextlib.suppress(*AWAY):
             return await rig.pool.fetchval("SELECT true") is True
         return False
 

@@ -7,7 +7,7 @@ from flow.rig import Rig
 
 from payfirst.units import TxHash
 
-from .rig.chain import no_mining, reorg
+from .rig.chain import no_mining, reorg, revert, snapshot
 from .waiting import Holds, finds, idle
 
 
@@ -43,6 +43,25 @@ async def test_fault_21_a_mint_that_a_reorg_takes_is_sent_again_and_stands_once(
         await rig.until_counts(payments_completed=1, mints_completed=3)
         await rig.until(idle(rig))
     assert await rig.pool.fetchval("SELECT count(*) FROM chain_attempts") == 2
+    await rig.check_invariants(in_order=False)
+
+
+async def test_fault_20_21_a_chain_that_goes_back_to_an_earlier_block_gets_payment_and_mint_again(rig: Rig) -> None:
+    """Its height is lower than before: nothing is undone for that, and the same bytes go out once it has grown."""
+    (buyer,) = await rig.buyers(1)
+    async with rig.working():
+        await rig.chain.mine(2)
+        remembered = await snapshot(rig.chain)
+        await rig.pay(buyer, 2)
+        await rig.until_counts(mints_completed=2)
+        await rig.until(idle(rig))
+        attempts = await rig.pool.fetch("SELECT hash FROM chain_attempts ORDER BY hash")
+        await revert(rig.chain, remembered)
+        await rig.until(finds(rig, "SELECT count(*) > 0 FROM payment_queue WHERE finality = 'reorged'"))
+        await rig.until(finds(rig, "SELECT count(*) = 1 FROM payment_queue WHERE finality = 'open'"))
+        await rig.until_counts(payments_completed=1, mints_completed=2)
+        await rig.until(idle(rig))
+        assert await rig.pool.fetch("SELECT hash FROM chain_attempts ORDER BY hash") == attempts
     await rig.check_invariants(in_order=False)
 
 

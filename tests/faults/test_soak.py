@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from flow.rig import Rig
 
+from .rig.chain import reorg
 from .soak.acts import ACTS
 from .soak.run import soak
 from .soak.schedule import plan
+from .waiting import idle
 
 SEEDS = (1, 2, 3)
 MINUTES = 1.0
@@ -25,6 +28,24 @@ async def test_whatever_fails_at_random_nothing_is_lost_or_doubled(seed: int, tm
     assert outcome.ledger.settled > 0
     figures = outcome.as_json()
     assert (figures["lost"], figures["doubled"], figures["seed"]) == (0, 0, seed)
+    assert figures["refunded"] > 0
+
+
+async def test_money_that_the_chain_no_longer_holds_is_counted(rig: Rig) -> None:
+    """A reorg takes a payment and its mint while no worker looks: both are missing. Before it nothing is."""
+    (buyer,) = await rig.buyers(1)
+    await rig.chain.mine(4)
+    async with rig.working():
+        await rig.pay(buyer)
+        await rig.until_counts(mints_completed=1)
+        await rig.until(idle(rig))
+    assert (await rig.examine()).missing == 0
+    height = await rig.pool.fetchval("SELECT settled_block FROM payment_queue")
+    await rig.chain.set_interval(0)
+    await reorg(rig.chain, (await rig.chain.rpc.head()).number - height + 1)
+    ledger = await rig.examine()
+    assert ledger.missing == 2
+    assert any("completed, and the chain holds no transfer" in each for each in ledger.violations)
 
 
 def test_a_schedule_is_its_seed() -> None:

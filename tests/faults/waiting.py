@@ -5,9 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import asyncpg
 from flow.rig import Rig
 
+from payfirst.store.database import UNAVAILABLE
+
 Holds = Callable[[], Awaitable[bool]]
+# What a statement of the test itself may meet while its server is away.
+AWAY = (*UNAVAILABLE, asyncpg.PostgresError)
 
 
 def ready(rig: Rig) -> Holds:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 import structlog
 
 from payfirst.ops.log import (
+    LIBRARIES,
     SECRET_FIELDS,
     Counted,
     FlowLog,
@@ -175,6 +177,23 @@ def test_exception_is_written_with_its_traceback_and_without_locals() -> None:
     assert (record["level"], record["event"]) == ("error", "call_failed")
     assert "RuntimeError: no answer" in record["exception"]
     assert held not in record["exception"]
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_what_a_library_logs_is_a_record_like_any_other(name: str) -> None:
+    """A warning in one line, an error with its traceback; nothing goes past the log in a form of its own."""
+    _, stream = json_log()
+    try:
+        raise ConnectionError("the server is away")
+    except ConnectionError:
+        logging.getLogger(name).warning("Cannot connect; retrying", exc_info=True)
+        logging.getLogger(name).error("Never awaited", exc_info=True)
+    logging.getLogger(name).debug("nobody wants to know")
+    warned, failed = records(stream)
+    assert (warned["level"], warned["event"], warned["logger"]) == ("warning", "library", name)
+    assert warned["message"] == "Cannot connect; retrying: ConnectionError: the server is away"
+    assert warned.get("exception") is None
+    assert (failed["level"], "ConnectionError" in failed["exception"]) == ("error", True)
 
 
 def test_console_line_reads_time_level_message_and_fields() -> None:

@@ -211,11 +211,16 @@ class _Examination:
             for url, endpoint in zip(network.rpc_urls, seen, strict=True)
             if endpoint.chain_id == network.network.chain_id
         ]
-        return doctor_chain.judge_endpoints(
+        found = doctor_chain.judge_endpoints(
             seen,
             chain_id=network.network.chain_id,
             lag_blocks_max=network.lag_blocks_max,
             now=time.time(),
+        )
+        return found + doctor_chain.judge_agreement(
+            hosts=len(network.rpc_hosts),
+            agree_amount=self.config.payments.agree_atomic(self.config.asset.decimals),
+            test_money=network.network.has_test_money,
         )
 
     async def _asset(self) -> list[Finding]:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import payfirst
-from payfirst.cli import db, live_settings, mints, owed, payments, refunds, signers, tokens
+from payfirst.cli import db, live_settings, mints, owed, payments, refunds, signers, tokens, wallets
 from payfirst.cli.buy import buy
 from payfirst.cli.output import ActorOption
 from payfirst.cli.settings import ConfigOption
@@ -33,6 +33,7 @@ app.add_typer(mints.app, name="mints")
 app.add_typer(owed.app, name="owed")
 app.add_typer(live_settings.app, name="settings")
 app.add_typer(refunds.app, name="refunds")
+app.add_typer(wallets.app, name="wallets")
 
 # Each command imports what it needs when it runs: the API's processes have no use for the signers' libraries.
 

@@ -20,7 +20,8 @@ from payfirst.errors import OperatorError, StoreUnavailable
 from payfirst.ops import log
 from payfirst.ops.exposition import Scrape, render
 from payfirst.store import monitoring
-from payfirst.store.database import CONNECT_TIMEOUT_S, store_errors
+from payfirst.store.connecting import open_connection
+from payfirst.store.database import store_errors
 
 # Several Prometheus servers that scrape at once cost one reading.
 READ_EVERY_S = 1.0
@@ -128,9 +129,8 @@ class Exporter:
     async def _read(self) -> monitoring.Reading:
         # A connection for each: a few milliseconds every scrape interval, and nothing that could go stale.
         with store_errors("read what is measured"):
-            connection = await asyncpg.connect(
+            connection = await open_connection(
                 self._url,
-                timeout=CONNECT_TIMEOUT_S,
                 command_timeout=READ_TIMEOUT_S,
                 server_settings={"application_name": "payfirst metrics", "jit": "off"},
             )

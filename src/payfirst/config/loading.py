@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic import (
     SecretStr,
@@ -261,8 +260,8 @@ def _demand_required(gathered: _Gathered, role: Role) -> None:
 
 def _demand_two_to_agree(gathered: _Gathered, config: Config) -> None:
     """Nobody agrees with itself: two URLs of one host are one endpoint."""
-    amount, hosts = config.payments.agree_amount, {urlsplit(url).netloc for url in config.network.rpc_urls}
-    if amount and len(hosts) < 2:
+    amount = config.payments.agree_amount
+    if amount and len(config.network.rpc_hosts) < 2:
         setting = "payments.agree_amount"
         expected = "0 while network.rpc_urls names one host: two have to agree, so name an endpoint of another provider"
         gathered.fault(setting, str(amount), gathered.sources.get(setting, "default"), expected)

@@ -315,6 +315,11 @@ class Chain(Section):
         return network_from_text(self.name)
 
     @property
+    def rpc_hosts(self) -> set[str]:
+        """The hosts of `rpc_urls`, with their ports: two URLs of one host are one endpoint."""
+        return {urlsplit(url).netloc.rpartition("@")[2] for url in self.rpc_urls}
+
+    @property
     def multicall3_bytes(self) -> Address:
         """Multicall3's address, 20 bytes."""
         return parse_address(self.multicall3)

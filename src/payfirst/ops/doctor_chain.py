@@ -9,7 +9,7 @@ from payfirst.chain.diagnosis import AccountFacts, EndpointFacts
 from payfirst.chain.evidence import PaidTransfer
 from payfirst.ops.doctor import Finding, fault, ok, warning
 from payfirst.store.signers import EMPTY, ListedSigner
-from payfirst.units import Address, AuthorizationNonce, BlockNumber, Gas, Wei, checksum_address, hex_text
+from payfirst.units import Address, AtomicAmount, AuthorizationNonce, BlockNumber, Gas, Wei, checksum_address, hex_text
 
 SLOW_S = 1.0
 HEAD_AGE_S_MAX = 60.0
@@ -78,6 +78,31 @@ def _judge_endpoint(
     if endpoint.latency_s > SLOW_S:
         return warning("rpc", f"{said}: slow", "put a nearer one first in network.rpc_urls")
     return ok("rpc", said + (f", {behind} behind the best" if behind else ""))
+
+
+def judge_agreement(*, hosts: int, agree_amount: AtomicAmount | None, test_money: bool) -> list[Finding]:
+    """By whose word payments are credited, where they are worth something. URLs of one host are one endpoint."""
+    if test_money:
+        return []
+    if hosts < 2:
+        return [
+            warning(
+                "rpc",
+                "one RPC endpoint alone says who has paid: what it invents is minted for, and what it withholds fails"
+                " payments that were made",
+                "name an endpoint of another provider in network.rpc_urls too, and set payments.agree_amount",
+            )
+        ]
+    if agree_amount is None:
+        return [
+            warning(
+                "rpc",
+                "a payment of any amount is credited by the word of one endpoint: payments.agree_amount is 0",
+                "set it to the least amount that you would not lose to an endpoint that lies: two have to agree from"
+                " there on",
+            )
+        ]
+    return []
 
 
 def judge_keys(keys: Sequence[LocalKey], *, can_work: Sequence[str]) -> list[Finding]:

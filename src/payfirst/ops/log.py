@@ -43,6 +43,8 @@ SECRET_FIELDS = frozenset(
 )
 REDACTED = "[redacted]"
 
+# Libraries that log by themselves: the database's driver when it connects anew, the loop when nobody awaits a failure.
+LIBRARIES = ("asyncpg", "asyncio")
 LINES_PER_S_MAX = 100  # of one kind of per-payment line, before they become one counted line a second
 FLUSH_INTERVAL_S = 1.0
 
@@ -75,6 +77,21 @@ def configure(
         # Loggers of modules live longer than a configuration, so they look it up; hot ones are bound once.
         cache_logger_on_first_use=False,
     )
+    for name in LIBRARIES:
+        theirs = logging.getLogger(name)
+        theirs.handlers, theirs.propagate = [_FromLibrary()], False
+
+
+class _FromLibrary(logging.Handler):
+    """Hands a library's records to our log, which they would otherwise interrupt with lines of another form."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One record. A warning is one line; what went wrong in an error is where its traceback says."""
+        is_error = record.levelno >= logging.ERROR
+        failure = record.exc_info[1] if record.exc_info else None
+        said = record.getMessage() + (f": {type(failure).__name__}: {failure}" if failure is not None else "")
+        write = get_logger().error if is_error else get_logger().warning
+        write("library", message=said, logger=record.name, exc_info=record.exc_info if is_error else None)
 
 
 def get_logger(**context: object) -> FilteringBoundLogger:

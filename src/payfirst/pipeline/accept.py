@@ -6,7 +6,7 @@ import asyncio
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 from payfirst.errors import PayerError, StoreUnavailable
 from payfirst.lifecycle import PaymentStatus
@@ -14,7 +14,7 @@ from payfirst.ops import metrics
 from payfirst.pipeline.admission import NotNow
 from payfirst.store import payments
 from payfirst.store import wallets as wallet_rows
-from payfirst.store.database import Pool, session, transaction
+from payfirst.store.database import Connection, Pool, session, transaction
 from payfirst.store.payments import NewPayment, StoredPayment
 from payfirst.store.wake import Notifier
 from payfirst.units import Address, AuthorizationNonce
@@ -26,6 +26,9 @@ WAITING_MAX = 10_000
 # How long an uncertain commit is looked for before the buyer is asked to send the same header again.
 REREAD_S = 3.0
 REREAD_EVERY_S = 0.1
+
+
+_Key: TypeAlias = tuple[Address, AuthorizationNonce]
 
 
 class AuthorizationReused(PayerError):
@@ -90,11 +93,19 @@ class Acceptor:
         Raises AuthorizationReused or StoreUnavailable.
         """
         async with session(self._pool, "look for an earlier payment") as connection:
-            found = await payments.find_by_authorization(
-                connection, network=self._network, asset=self._asset, keys=[_key(payment)]
-            )
+            found = await self._find(connection, [payment])
         stored = found.get(_key(payment))
         return None if stored is None else _replayed(payment, stored)
+
+    async def _find(self, connection: Connection, wanted: Sequence[NewPayment]) -> dict[_Key, StoredPayment]:
+        """What these authorizations hold, once it is as durable as a commit of now."""
+        found = await payments.find_by_authorization(
+            connection, network=self._network, asset=self._asset, keys=[_key(payment) for payment in wanted]
+        )
+        # Of what has ended the chain has the evidence.
+        if any(stored.status in (PaymentStatus.PENDING, PaymentStatus.SENT) for stored in found.values()):
+            await payments.wait_for_standby(connection, timeout_s=REREAD_S)
+        return found
 
     async def run(self) -> None:
         """Write until cancelled: while one batch commits, the next one gathers."""
@@ -160,12 +171,7 @@ class Acceptor:
         while True:
             try:
                 async with session(self._pool, "read payments again") as connection:
-                    found = await payments.find_by_authorization(
-                        connection,
-                        network=self._network,
-                        asset=self._asset,
-                        keys=[_key(w.payment) for w in batch],
-                    )
+                    found = await self._find(connection, [w.payment for w in batch])
                 break
             except StoreUnavailable as error:
                 if loop.time() >= deadline:
@@ -184,7 +190,7 @@ class Acceptor:
         self._notifier.wake()
 
 
-def _key(payment: NewPayment) -> tuple[Address, AuthorizationNonce]:
+def _key(payment: NewPayment) -> _Key:
     return payment.payer, payment.nonce
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from payfirst.chain import calldata, depth
@@ -37,6 +37,9 @@ NONCES_BACK = 2_000
 # Whole blocks are read only where no log leads to a transaction: so many at once, and so many at a look.
 BLOCKS_AT_ONCE = 50
 BLOCKS_READ_MAX = 20_000
+# So many below the last block read, for a nonce that nothing bounds: a worker that lives through the loss of commits
+# may have read on past the signer's first transaction before anybody missed it.
+BLOCKS_BACK_MAX = 2_000
 DYNAMIC_FEE = b"\x02"  # how the bytes of an EIP-1559 transaction begin: the kind that the outbox makes
 
 log = get_logger()
@@ -150,7 +153,9 @@ class Adopter:
                 unread.append((row, receipts[0]))
         wanted = {*missing, *displaced}
         start = cursor.height if first is None else min(first, cursor.height)
-        found = await self._find(address, purpose, wanted, first=BlockNumber(start), thorough=thorough)
+        found = await self._find(
+            address, purpose, wanted, first=BlockNumber(start), unbounded=set(missing), thorough=thorough
+        )
         adoptable = [t for t in found if t.nonce not in displaced or await self._stands(t, displaced[t.nonce])]
         view = SignerView(
             address=address,
@@ -175,11 +180,19 @@ class Adopter:
         return found.block <= await depth.final(self._rpc, self._terms.final_depth, head=head)
 
     async def _find(
-        self, address: Address, purpose: Purpose, wanted: set[AccountNonce], *, first: BlockNumber, thorough: bool
+        self,
+        address: Address,
+        purpose: Purpose,
+        wanted: set[AccountNonce],
+        *,
+        first: BlockNumber,
+        unbounded: set[AccountNonce],
+        thorough: bool,
     ) -> list[MinedTransaction]:
         """The transactions of these nonces: by the logs of what they did, else by reading whole blocks.
 
-        No state of the past is asked for, so no archive is needed.
+        From block `first`, and from below it those of `unbounded` of which no earlier nonce is known. No state of the
+        past is asked for, so no archive is needed.
         """
         if not wanted:
             return []
@@ -187,30 +200,32 @@ class Adopter:
         head = (await self._rpc.head()).number
         budget = head if thorough else BLOCKS_READ_MAX
         for start, end in _runs(wanted - found.keys()):
-            low = await self._block_below(address, start, found, first=first)
+            known = await self._block_below(address, start, found)
+            low = first if known is None else known
+            back = head if thorough else BLOCKS_BACK_MAX
+            bottom = max(0, low - back) if known is None and start in unbounded else low
             high = min((t.block for nonce, t in found.items() if nonce > end), default=head)
             missing = set(range(start, end + 1))
-            for block in range(low, high + 1, BLOCKS_AT_ONCE):
+            for block, last in _windows(low, high, bottom=bottom):
                 if not missing or budget <= 0:
                     break
-                last = BlockNumber(min(block + BLOCKS_AT_ONCE - 1, high))
                 budget -= last - block + 1
-                for seen in await self._rpc.transactions_of([address], first=BlockNumber(block), last=last):
+                for seen in await self._rpc.transactions_of([address], first=block, last=last):
                     if seen.nonce in missing:
                         missing.discard(seen.nonce)
                         found[seen.nonce] = seen
         return [found[nonce] for nonce in sorted(found)]
 
     async def _block_below(
-        self, address: Address, nonce: AccountNonce, found: dict[AccountNonce, MinedTransaction], *, first: BlockNumber
-    ) -> BlockNumber:
-        """A block at or below that of a nonce: its predecessors are mined before it."""
+        self, address: Address, nonce: AccountNonce, found: dict[AccountNonce, MinedTransaction]
+    ) -> BlockNumber | None:
+        """A block at or below that of a nonce: its predecessors are mined before it. None where none is known."""
         blocks = [t.block for n, t in found.items() if n < nonce]
         async with session(self._pool, "read where a signer's nonces were mined") as connection:
             known = await adoption.mined_below(connection, self._terms.network, address, nonce)
         if known is not None:
             blocks.append(known)
-        return max(blocks, default=first)
+        return max(blocks, default=None)
 
     async def _in_logs(self, address: Address, purpose: Purpose, *, first: BlockNumber) -> list[MinedTransaction]:
         """The signer's unknown transactions that moved money to us, or minted a token on offer.
@@ -326,6 +341,14 @@ class Adopter:
                 signer=hex_text(view.address),
             )
         return ended
+
+
+def _windows(low: int, high: int, *, bottom: int) -> Iterator[tuple[BlockNumber, BlockNumber]]:
+    """First and last block of each look: from `low` up to `high`, and then from below `low` down to `bottom`."""
+    for block in range(low, high + 1, BLOCKS_AT_ONCE):
+        yield BlockNumber(block), BlockNumber(min(block + BLOCKS_AT_ONCE - 1, high))
+    for end in range(low - 1, bottom - 1, -BLOCKS_AT_ONCE):
+        yield BlockNumber(max(bottom, end - BLOCKS_AT_ONCE + 1)), BlockNumber(end)
 
 
 def _runs(nonces: Collection[AccountNonce]) -> Iterable[tuple[AccountNonce, AccountNonce]]:

@@ -14,7 +14,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from payfirst.store.database import CONNECT_TIMEOUT_S, UNAVAILABLE, database_not_there
+from payfirst.store.connecting import open_connection
+from payfirst.store.database import UNAVAILABLE, database_not_there
 
 # Two processes that upgrade at once wait for each other here instead of colliding in the catalogue.
 _MIGRATION_LOCK = 7_402_402
@@ -50,7 +51,7 @@ async def _with_connection(url: str, act: Callable[[Connection], None]) -> None:
     engine = create_async_engine(
         "postgresql+asyncpg://",
         poolclass=NullPool,
-        async_creator=lambda: asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S),
+        async_creator=lambda: open_connection(url),
     )
     try:
         try:

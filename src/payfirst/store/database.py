@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import AsyncIterator, Iterator
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import asyncpg
 import asyncpg.pool
 
 from payfirst.errors import OperatorError, StoreUnavailable
+from payfirst.store.connecting import CONNECT_TIMEOUT_S as CONNECT_TIMEOUT_S
+from payfirst.store.connecting import open_connection
 
 STATEMENT_TIMEOUT_S = 30.0
-CONNECT_TIMEOUT_S = 5.0
 # A client that says nothing inside a transaction (its machine sleeps) must not hold row locks: the server ends it.
 TRANSACTION_IDLE_S = 5
 
@@ -34,6 +35,8 @@ UNAVAILABLE = (
     asyncpg.TransactionRollbackError,
     asyncpg.LockNotAvailableError,
     asyncpg.IdleInTransactionSessionTimeoutError,
+    # A standby that is not promoted yet: after a failover a name or a proxy may lead to it for a while.
+    asyncpg.ReadOnlySQLTransactionError,
 )
 
 
@@ -58,12 +61,13 @@ async def connect(url: str, *, name: str, size: int) -> Pool:
 
     Raises DatabaseNotThere with the driver's words.
     """
+    connect_one: Any = open_connection  # by the driver's types it would have to name each option
     try:
         return await asyncpg.create_pool(
             url,
+            connect=connect_one,
             min_size=min(2, size),
             max_size=size,
-            timeout=CONNECT_TIMEOUT_S,
             command_timeout=STATEMENT_TIMEOUT_S,
             server_settings={
                 "application_name": f"payfirst {name}",

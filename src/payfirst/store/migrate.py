@@ -13,7 +13,8 @@ from typing import TypeVar
 import asyncpg
 
 from payfirst.errors import OperatorError
-from payfirst.store.database import CONNECT_TIMEOUT_S, UNAVAILABLE, database_not_there
+from payfirst.store.connecting import open_connection
+from payfirst.store.database import UNAVAILABLE, database_not_there
 
 SERVER_VERSION_MIN = 150_000  # PostgreSQL 15: NULLS NOT DISTINCT
 VERSIONS = Path(__file__).parent / "migrations" / "versions"
@@ -115,7 +116,7 @@ def revisions() -> tuple[str, ...]:
 
 async def _current(url: str) -> str | None:
     try:
-        connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S)
+        connection = await open_connection(url)
     except (*UNAVAILABLE, asyncpg.PostgresError, ValueError) as error:
         raise database_not_there(url, error) from error
     try:

@@ -57,6 +57,10 @@ FIND_BY_AUTHORIZATION = _FIND_BY_AUTHORIZATION.format(payments="payment_queue")
 # table misses none; and as long as rows are live, nothing is asked of the history.
 FIND_ARCHIVED_BY_AUTHORIZATION = _FIND_BY_AUTHORIZATION.format(payments="payment_history")
 
+# wait_for_standby: a commit that writes something and keeps nothing. What is seen may be of a commit that was cut
+# while it waited for the synchronous standby; this one waits for both. Without such a standby it costs one flush.
+WAIT_FOR_STANDBY = "SELECT pg_logical_emit_message(true, 'payfirst', '')"
+
 _SHOWN = (
     "id, network, token_address, payer, amount, quantity, recipient, status, finality, tx_hash, error, error_code,"
     " result, created_at, processed_at"
@@ -222,6 +226,14 @@ async def find_by_authorization(
                 await connection.fetch(query, network, asset, [k[0] for k in missing], [k[1] for k in missing])
             )
     return found
+
+
+async def wait_for_standby(connection: Connection, *, timeout_s: float) -> None:
+    """Return once all that this connection can see outlives a failover to the synchronous standby, if there is one.
+
+    Raises TimeoutError.
+    """
+    await connection.execute(WAIT_FOR_STANDBY, timeout=timeout_s)
 
 
 def _stored(rows: Sequence[asyncpg.Record]) -> dict[tuple[Address, AuthorizationNonce], StoredPayment]:

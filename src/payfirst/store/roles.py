@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import asyncpg
 
 from payfirst.errors import OperatorError
+from payfirst.store.connecting import open_connection
 from payfirst.store.database import UNAVAILABLE, Connection, database_not_there
 
 API, WORKER, READONLY = "payfirst_api", "payfirst_worker", "payfirst_readonly"
 ROLES = (API, WORKER, READONLY)
-CONNECT_TIMEOUT_S = 5.0
 # The operator's own questions end by themselves, instead of holding back the clean-up of old rows.
 READONLY_TIMEOUT_S = 60
 
@@ -210,6 +210,6 @@ async def _missing(connection: Connection) -> list[str]:
 
 async def _connect(url: str) -> Connection:
     try:
-        return await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S)
+        return await open_connection(url)
     except (*UNAVAILABLE, asyncpg.PostgresError, ValueError) as error:
         raise database_not_there(url, error) from error

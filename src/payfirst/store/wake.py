@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 import asyncpg
 
 from payfirst.errors import StoreUnavailable
+from payfirst.store.connecting import open_connection
 from payfirst.store.database import CONNECT_TIMEOUT_S, UNAVAILABLE, Connection, Pool, session
 
 PAYMENTS = "payfirst_payments"
@@ -28,6 +29,8 @@ OnChanged = Callable[[Iterable[uuid.UUID]], None]
 # more than the payments it tells of.
 COALESCE_S = 0.05
 RECONNECT_S = 1.0
+# A listener hears nothing for hours, or its link is dead: so often it asks, and gives the link up after as long again.
+CHECK_S = 5.0
 # PostgreSQL takes payloads below 8,000 bytes; base64 makes 22 of the 16 that an id has.
 IDS_IN_PAYLOAD_MAX = 350
 
@@ -110,7 +113,7 @@ def _ids_in(payload: str) -> list[uuid.UUID]:
     return [uuid.UUID(bytes=data[at : at + 16]) for at in range(0, len(data), 16)]
 
 
-async def listen(url: str, handlers: dict[str, Callable[[], None]]) -> None:
+async def listen(url: str, handlers: dict[str, Callable[[], None]], *, check_s: float = CHECK_S) -> None:
     """Call the handler of a channel whenever it is woken, until cancelled; reconnects by itself.
 
     Every (re)connection calls all handlers once: what was sent meanwhile was not heard.
@@ -123,10 +126,13 @@ async def listen(url: str, handlers: dict[str, Callable[[], None]]) -> None:
         for handler in handlers.values():
             handler()
 
-    await _listen(url, {channel: woken(handler) for channel, handler in handlers.items()}, connected)
+    woken_by = {channel: woken(handler) for channel, handler in handlers.items()}
+    await _listen(url, woken_by, connected, check_s=check_s)
 
 
-async def listen_to_changes(url: str, *, changed: OnChanged, connected: Callable[[], None]) -> None:
+async def listen_to_changes(
+    url: str, *, changed: OnChanged, connected: Callable[[], None], check_s: float = CHECK_S
+) -> None:
     """Call `changed` with the payments that a ChangeNotifier names, until cancelled; reconnects by itself.
 
     Every (re)connection calls `connected`: what was said meanwhile was not heard.
@@ -136,27 +142,38 @@ async def listen_to_changes(url: str, *, changed: OnChanged, connected: Callable
         with contextlib.suppress(ValueError):  # anyone with a connection may say anything on a channel
             changed(_ids_in(payload))
 
-    await _listen(url, {STATUS: said}, connected)
+    await _listen(url, {STATUS: said}, connected, check_s=check_s)
 
 
-async def _listen(url: str, handlers: dict[str, Callable[[str], None]], connected: Callable[[], None]) -> None:
+async def _listen(
+    url: str, handlers: dict[str, Callable[[str], None]], connected: Callable[[], None], *, check_s: float
+) -> None:
     while True:
         with contextlib.suppress(*UNAVAILABLE, asyncpg.PostgresError):
-            await _listen_once(url, handlers, connected)
+            await _listen_once(url, handlers, connected, check_s=check_s)
         await asyncio.sleep(RECONNECT_S)
 
 
-async def _listen_once(url: str, handlers: dict[str, Callable[[str], None]], connected: Callable[[], None]) -> None:
+async def _listen_once(
+    url: str, handlers: dict[str, Callable[[str], None]], connected: Callable[[], None], *, check_s: float
+) -> None:
     lost = asyncio.Event()
-    connection = await asyncpg.connect(
-        url, timeout=CONNECT_TIMEOUT_S, server_settings={"application_name": "payfirst listener"}
-    )
+    connection = await open_connection(url, server_settings={"application_name": "payfirst listener"})
     try:
         connection.add_termination_listener(lambda _: lost.set())
         for channel, handler in handlers.items():
             await connection.add_listener(channel, _calling(handler))
         connected()
-        await lost.wait()
+        while not lost.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(lost.wait(), check_s)
+                return
+            try:
+                async with asyncio.timeout(check_s):
+                    await connection.execute("SELECT 1")
+            except TimeoutError:
+                connection.terminate()  # nobody would hear a farewell
+                raise
     finally:
         with contextlib.suppress(*UNAVAILABLE, asyncpg.PostgresError):
             await connection.close(timeout=CONNECT_TIMEOUT_S)

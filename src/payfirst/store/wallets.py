@@ -8,6 +8,8 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 
+import asyncpg
+
 from payfirst.store.database import Connection
 from payfirst.store.rows import address_of
 from payfirst.units import Address, hex_text
@@ -62,6 +64,19 @@ SELECT payer, extract(epoch FROM until - now())::float8 AS left_s FROM quarantin
 WHERE network = $1 AND burns > 0 AND until > now() ORDER BY until DESC LIMIT $2
 """
 
+# list_quarantined: who is set apart and until when, and how many payments of each are unsettled.
+LIST_QUARANTINED = """
+SELECT q.payer, q.burns, q.created_at, q.until, (
+    SELECT count(*) FROM payment_queue p
+    WHERE p.network = q.network AND p.payer = q.payer AND p.status IN ('pending', 'sent')) AS unsettled
+FROM quarantined_payers q WHERE q.network = $1 AND q.until > now() ORDER BY q.until DESC, q.payer LIMIT $2
+"""
+
+# release_payer: an operator lets it in again before its time is over.
+RELEASE_PAYER = """
+DELETE FROM quarantined_payers WHERE network = $1 AND payer = $2 AND until > now() RETURNING burns
+"""
+
 # forget_quarantines: their time is over.
 FORGET_QUARANTINES = "DELETE FROM quarantined_payers WHERE until <= now()"
 
@@ -93,6 +108,17 @@ async def quarantined(connection: Connection, *, network: str, payers: Sequence[
 async def refused(connection: Connection, network: str) -> dict[Address, float]:
     """The payers of whom nothing is taken, and for how many seconds more."""
     return {address_of(r["payer"]): r["left_s"] for r in await connection.fetch(REFUSED_PAYERS, network, REFUSED_MAX)}
+
+
+async def listed(connection: Connection, network: str, *, limit: int) -> list[asyncpg.Record]:
+    """Who is set apart, those who are free last first."""
+    return await connection.fetch(LIST_QUARANTINED, network, limit)
+
+
+async def release(connection: Connection, *, network: str, payer: Address) -> int | None:
+    """Set a payer apart no longer; returns how many transactions of its own it had burned, None if it was not."""
+    burns: int | None = await connection.fetchval(RELEASE_PAYER, network, hex_text(payer))
+    return burns
 
 
 async def forget_old(connection: Connection) -> None:

@@ -31,6 +31,10 @@ V1_CHAIN_IDS: dict[str, int] = {
     "stable-testnet": 2201,
     "story": 1513,
 }
+# Chains whose money is worth nothing; what is not known is taken to be worth something.
+TEST_CHAIN_IDS = frozenset(
+    {chain_id for name, chain_id in V1_CHAIN_IDS.items() if name.endswith(("-testnet", "-sepolia", "-fuji", "-amoy"))}
+)
 _V1_NAMES = {chain_id: name for name, chain_id in V1_CHAIN_IDS.items()}
 
 # CAIP-2 allows a reference of at most 32 characters.
@@ -48,6 +52,11 @@ class Network:
     def caip2(self) -> str:
         """The v2 spelling, e.g. `eip155:84532` (CAIP-2)."""
         return f"eip155:{self.chain_id}"
+
+    @property
+    def has_test_money(self) -> bool:
+        """Whether nothing of value is paid there."""
+        return self.chain_id in TEST_CHAIN_IDS
 
 
 def network_from_text(text: str) -> Network:

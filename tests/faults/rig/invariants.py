@@ -5,13 +5,15 @@
 
 The chain is read here anew, with no code of payfirst: a fault of its readers must not hide itself.
 minted ≤ paid · one mint per mint id · nothing minted for an unconfirmed payment · every payment ended as minted,
-refunded, owed or failed without a transfer · no account nonce skipped or used twice · ledger equals chain.
+refunded (once, and not minted too), owed or failed without a transfer · no account nonce skipped or used twice ·
+ledger equals chain.
 """
 
 from __future__ import annotations
 
 import collections
 import itertools
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,7 +57,10 @@ class OnChain:
     """What the canonical chain holds at its head."""
 
     paid: dict[Key, list[Paid]] = field(default_factory=lambda: collections.defaultdict(list))
+    # Every authorized transfer of the asset, whoever was paid: to whom, and how much.
+    authorized: dict[Key, list[tuple[str, int]]] = field(default_factory=lambda: collections.defaultdict(list))
     minted: dict[str, list[MintedOnChain]] = field(default_factory=lambda: collections.defaultdict(list))
+    foreign: frozenset[str] = frozenset()  # mint ids that are nobody's order
     sent: dict[tuple[str, int], str] = field(default_factory=dict)  # (sender, account nonce) → hash
     balance: int = 0
     received: int = 0  # by the asset's own Transfer logs, less what was passed on
@@ -73,7 +78,8 @@ class Ledger:
     minted: int = 0
     owed: int = 0
     refunded: int = 0
-    lost: int = 0
+    lost: int = 0  # by a reorg, known to be: each has its owed row
+    missing: int = 0  # money or units that ought to be somewhere and are not, each with a violation
     doubled: int = 0
     violations: list[str] = field(default_factory=list)
 
@@ -83,12 +89,20 @@ class Ledger:
 
 
 async def examine(
-    pool: asyncpg.Pool, chain_url: str, *, asset: str, pay_to: str, ended: bool = True, in_order: bool = True
+    pool: asyncpg.Pool,
+    chain_url: str,
+    *,
+    asset: str,
+    pay_to: str,
+    ended: bool = True,
+    in_order: bool = True,
+    foreign: Collection[str] = (),
 ) -> Ledger:
     """Compare rows with chain; addresses are lower-case 0x text.
 
     `ended`: nothing is on its way any more, so every payment must have come to one of its ends. `in_order`: each
-    unit was minted in a later block than it was paid in, which a reorg or a second minter makes untrue.
+    unit was minted in a later block than it was paid in, which a reorg or a second minter makes untrue. `foreign`: mint
+    ids that the test itself had minted by somebody else.
     """
     tokens = [row["address"] for row in await pool.fetch("SELECT address FROM tokens")]
     async with httpx.AsyncClient(base_url=chain_url, timeout=30) as client:
@@ -96,9 +110,11 @@ async def examine(
     payments = await pool.fetch("SELECT *, amount::int8 AS value FROM payment_queue ORDER BY id")
     mints = await pool.fetch("SELECT * FROM mint_queue ORDER BY id")
     owed = await pool.fetch("SELECT * FROM owed")
+    chain.foreign = frozenset(foreign)
     ledger = Ledger(payments=len(payments))
     _judge_payments(ledger, payments, chain, ended=ended)
     _judge_mints(ledger, payments, mints, owed, chain, ended=ended, in_order=in_order)
+    await _judge_refunds(ledger, pool, mints, chain, ended=ended)
     _judge_sums(ledger, payments, chain)
     await _judge_nonces(ledger, pool, chain, ended=ended)
     await _judge_supply(ledger, pool)
@@ -122,6 +138,7 @@ def _judge_payments(ledger: Ledger, payments: list[Any], chain: OnChain, *, ende
             if finality == "lost":
                 ledger.lost += 1
             elif not paid and (ended or finality != "reorged"):
+                ledger.missing += 1
                 say(f"{name}: completed, and the chain holds no transfer for it")
             elif paid and (row["settled_block_hash"], row["settled_log_index"]) != (
                 paid[0].block_hash,
@@ -131,6 +148,7 @@ def _judge_payments(ledger: Ledger, payments: list[Any], chain: OnChain, *, ende
         elif status == "failed":
             ledger.failed += 1
             if paid:
+                ledger.missing += 1
                 say(f"{name}: failed, and its money is with the seller")
         elif ended:
             say(f"{name}: still {status} ({row['error']})")
@@ -156,13 +174,14 @@ def _judge_mints(
         if row["status"] == "completed" and units[row["id"]] != row["quantity"]:
             say(f"payment {row['id']}: completed with {units[row['id']]} of its {row['quantity']} mint rows")
         if row["finality"] == "lost" and (row["id"], None) not in debts:
+            ledger.missing += 1
             say(f"payment {row['id']}: lost, and no owed row names it")
     known = {row["mint_id"]: row for row in mints}
     for mint_id, found in chain.minted.items():
         if len(found) > 1:
             ledger.doubled += 1
             say(f"mint id {mint_id}: minted {len(found)} times")
-        if mint_id not in known:
+        if mint_id not in known and mint_id not in chain.foreign:
             say(f"mint id {mint_id}: on chain, and no row has it")
     for row in mints:
         name = f"unit {row['unit']} of payment {row['payment_id']}"
@@ -174,9 +193,11 @@ def _judge_mints(
         if row["status"] == "completed":
             ledger.minted += 1
             if not found:
+                ledger.missing += 1
                 say(f"{name}: completed, and the token has no such mint id")
         elif row["status"] == "owed":
             if (row["payment_id"], row["unit"]) not in debts:
+                ledger.missing += 1
                 say(f"{name}: owed, and no owed row names it")
             if found:
                 say(f"{name}: owed, and minted")
@@ -184,6 +205,38 @@ def _judge_mints(
             say(f"{name}: still {row['status']} ({row['error']})")
         if found:
             _judge_delivery(say, name, row, payment, found[0], chain, in_order=in_order)
+
+
+async def _judge_refunds(ledger: Ledger, pool: asyncpg.Pool, mints: list[Any], chain: OnChain, *, ended: bool) -> None:
+    """Each completed refund stands on chain once, as it is written down; the treasuries paid nothing else."""
+    say = ledger.violations.append
+    minted = {(row["payment_id"], row["unit"]) for row in mints if row["mint_id"] in chain.minted}
+    rows = await pool.fetch(
+        "SELECT r.*, r.amount::int8 AS value, o.payment_id, o.unit FROM refunds r JOIN owed o ON o.id = r.owed_id"
+    )
+    given_back = collections.Counter((r["payment_id"], r["unit"]) for r in rows if r["status"] == "completed")
+    known = {(row["treasury"], row["authorization_nonce"]): row for row in rows}
+    for row in rows:
+        name, key = f"refund {row['id']}", (row["treasury"], row["authorization_nonce"])
+        if row["status"] == "completed":
+            if chain.authorized.get(key) != [(row["beneficiary"], row["value"])]:
+                ledger.missing += 1
+                say(f"{name}: completed, and the chain has {chain.authorized.get(key)} under its nonce")
+            if (row["payment_id"], row["unit"]) in minted:
+                ledger.doubled += 1
+                say(f"{name}: completed, and its unit is minted")
+        elif ended and row["status"] in ("approved", "sent"):
+            say(f"{name}: still {row['status']} ({row['error']})")
+    for unit, times in given_back.items():
+        if times > 1:
+            ledger.doubled += 1
+            say(f"unit {unit[1]} of payment {unit[0]}: refunded {times} times")
+    treasuries = {row["treasury"] for row in rows}
+    for key in chain.authorized:
+        found = known.get(key)
+        if key[0] in treasuries and (found is None or (ended and found["status"] != "completed")):
+            ledger.doubled += 1
+            say(f"the treasury paid under nonce {key[1]}, and no completed refund says so")
 
 
 def _judge_delivery(
@@ -213,7 +266,7 @@ def _judge_sums(ledger: Ledger, payments: list[Any], chain: OnChain) -> None:
     if chain.balance != chain.received:
         say(f"the seller has {chain.balance}, the Transfer logs say {chain.received}")
     paid_units = sum(r["quantity"] for r in payments if r["status"] == "completed")
-    minted_units = sum(map(len, chain.minted.values()))
+    minted_units = sum(len(found) for mint_id, found in chain.minted.items() if mint_id not in chain.foreign)
     if minted_units > paid_units:
         say(f"{minted_units} units minted, {paid_units} paid")
     by_token: dict[str, list[MintedOnChain]] = collections.defaultdict(list)
@@ -308,6 +361,8 @@ def _read_transfers(chain: OnChain, logs: list[dict[str, Any]], pay_to: str) -> 
         if topics[0] == TRANSFER:
             sender, to, value = "0x" + topics[1][-40:], "0x" + topics[2][-40:], int(log["data"], 16)
             chain.received += value * (to == pay_to) - value * (sender == pay_to)
+            if authorized is not None and authorized[:2] == (log["transactionHash"], sender):
+                chain.authorized[sender, authorized[2]].append((to, value))
             if authorized is not None and to == pay_to and authorized[:2] == (log["transactionHash"], sender):
                 paid = Paid(value, int(log["blockNumber"], 16), log["blockHash"], int(log["logIndex"], 16))
                 chain.paid[sender, authorized[2]].append(paid)

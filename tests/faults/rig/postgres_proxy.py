@@ -1,6 +1,7 @@
 """A wire to PostgreSQL that knows its messages, and can be cut (or kill its client) at any one of them.
 
     async with postgres_proxy(database_url) as wire:
+        wire.freeze()                                                        # what is open now says nothing any more
         wire.boundary = Boundary(1, "after", cut, counts=naming("COMMIT"))   # committed, and nobody hears of it
 
 A message here is a round trip: what a client sends up to a Query or a Sync, and all that the server answers to it.
@@ -30,6 +31,7 @@ class PostgresProxy:
     url: str = ""
     seen: list[str] = field(default_factory=list)
     _open: set[asyncio.Task[None]] = field(default_factory=set)
+    _conversations: set[_Conversation] = field(default_factory=set)
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection of a client."""
@@ -42,7 +44,12 @@ class PostgresProxy:
             startup = await _startup(reader, writer)
             far_writer.write(startup)
             if _code(startup) != CANCEL_REQUEST:
-                await _Conversation(self, reader, writer, far_reader, far_writer).run()
+                conversation = _Conversation(self, reader, writer, far_reader, far_writer)
+                self._conversations.add(conversation)
+                try:
+                    await conversation.run()
+                finally:
+                    self._conversations.discard(conversation)
         except (OSError, EOFError, asyncio.CancelledError):
             pass  # either end is gone, or the test has cut everything
         finally:
@@ -50,6 +57,14 @@ class PostgresProxy:
             for end in (writer, far_writer):
                 if end is not None:
                     end.transport.abort()
+
+    def freeze(self) -> None:
+        """No byte more on any connection that is open now, and neither end is told; new ones are taken.
+
+        As when a firewall forgets them, or a machine on the way has gone.
+        """
+        for conversation in self._conversations:
+            conversation.is_frozen = True
 
     async def cut_all(self) -> None:
         """End every connection that is open now; new ones are taken."""
@@ -76,6 +91,7 @@ class _Conversation:
         self._label = ""
         self._held: bytearray | None = None  # the server's answer, while a boundary holds it back
         self._is_ready = asyncio.Event()
+        self.is_frozen = False
 
     async def run(self) -> None:
         """Until either end closes, or a boundary cuts."""
@@ -92,6 +108,8 @@ class _Conversation:
     async def _from_client(self) -> None:
         while True:
             kind, message = await _message(self._reader)
+            if self.is_frozen:
+                continue
             self._learn(kind, message)
             if kind not in (b"Q", b"S"):
                 self._far_writer.write(message)
@@ -118,6 +136,8 @@ class _Conversation:
     async def _from_server(self) -> None:
         while True:
             kind, message = await _message(self._far_reader)
+            if self.is_frozen:
+                continue
             if self._held is None:
                 self._writer.write(message)
                 await self._writer.drain()

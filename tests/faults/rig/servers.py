@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,63 @@ def server_of_its_own() -> Iterator[Server]:
     """A server that nobody else uses."""
     with postgres.temporary_folder() as folder, postgres.server(binaries(), folder) as running:
         yield running
+
+
+@dataclass
+class Pair:
+    """A primary and its streaming standby, until one of them is gone."""
+
+    primary: Server
+    standby: Server
+
+    def url(self, database: str) -> str:
+        """Names both hosts, as an operator would, the primary first."""
+        hosts = ",".join(f"127.0.0.1:{server.cluster.port}" for server in (self.primary, self.standby))
+        return f"postgresql://payfirst@{hosts}/{database}?target_session_attrs=read-write"
+
+    def be_synchronous(self) -> None:
+        """From here on no commit of the primary returns before the standby has it on its disk."""
+        self._set_on_primary("synchronous_standby_names", "*")
+
+    def lose_the_stream(self) -> None:
+        """From here on the standby receives nothing; nobody is told."""
+        self.standby.cluster.execute("ALTER SYSTEM SET primary_conninfo = ''")
+        self.standby.cluster.execute("SELECT pg_reload_conf()")
+        self._until(self.primary, "SELECT NOT EXISTS (SELECT 1 FROM pg_stat_replication)")
+
+    def fail_over(self) -> None:
+        """kill -9 of the primary and all its processes; the standby takes its place."""
+        self.primary.kill()
+        self.standby.cluster.execute("SELECT pg_promote(true)")
+
+    def wait_for_the_stream(self) -> None:
+        """Return once the standby has all that the primary has."""
+        self._until(self.primary, "SELECT bool_and(flush_lsn = pg_current_wal_flush_lsn()) FROM pg_stat_replication")
+
+    def _set_on_primary(self, name: str, value: str) -> None:
+        self.primary.cluster.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+        self.primary.cluster.execute("SELECT pg_reload_conf()")
+        self._until(self.primary, f"SELECT current_setting('{name}') = '{value}'")
+        self._until(self.primary, "SELECT bool_or(sync_state = 'sync') FROM pg_stat_replication")
+
+    @staticmethod
+    def _until(server: Server, question: str) -> None:
+        deadline = time.monotonic() + postgres.START_TIMEOUT_S
+        while server.cluster.execute(question) != "t":
+            assert time.monotonic() < deadline, question
+            time.sleep(postgres.POLL_S)
+
+
+@contextlib.contextmanager
+def primary_and_standby() -> Iterator[Pair]:
+    """Two servers that nobody else uses, the second one streaming from the first."""
+    with (
+        postgres.temporary_folder() as folder,
+        postgres.temporary_folder() as other,
+        postgres.server(binaries(), folder) as primary,
+        postgres.standby(primary, other) as standby,
+    ):
+        yield Pair(primary, standby)
 
 
 @dataclass

@@ -43,19 +43,25 @@ class Crowd:
     complaints: list[str] = field(default_factory=list)
 
     async def order(
-        self, kind: str, buyer: Buyer, authorization: Authorization, *, recipient: Address | None = None
+        self,
+        kind: str,
+        buyer: Buyer,
+        authorization: Authorization,
+        *,
+        recipient: Address | None = None,
+        token: Address | None = None,
     ) -> httpx.Response | None:
         """Ask until there is an answer that is one: the same header each time. None after PATIENCE_S without one."""
         quantity = authorization.value // PRICE
-        return await self._post(kind, buyer.header(authorization), quantity, recipient)
+        path = f"/api/mint/{checksum_address(token or self.rig.token)}"
+        return await self._post(kind, path, buyer.header(authorization), quantity, recipient)
 
     async def _post(
-        self, kind: str, headers: dict[str, str], quantity: int, recipient: Address | None = None
+        self, kind: str, path: str, headers: dict[str, str], quantity: int, recipient: Address | None = None
     ) -> httpx.Response | None:
         body: dict[str, object] = {"quantity": quantity}
         if recipient is not None:
             body["recipient"] = checksum_address(recipient)
-        path = f"/api/mint/{checksum_address(self.rig.token)}"
         loop = asyncio.get_running_loop()
         until = loop.time() + PATIENCE_S
         while loop.time() < until:
@@ -121,20 +127,23 @@ class Crowd:
 
     async def empties(self, _buyer: Buyer) -> None:
         """Moves the money elsewhere after the 202."""
-        buyer = self.one_shots.pop()
+        if (buyer := self._one_shot()) is None:
+            return
         await self.order("empties the account", buyer, buyer.authorize())
         await self._submit(buyer, encode_call("transfer(address,uint256)", dev_address("elsewhere"), int(PRICE)))
 
     async def cancels(self, _buyer: Buyer) -> None:
         """Cancels the authorization after the 202."""
-        buyer = self.one_shots.pop()
+        if (buyer := self._one_shot()) is None:
+            return
         authorization = buyer.authorize()
         await self.order("cancels", buyer, authorization)
         await self._submit(buyer, _cancellation(self.rig, buyer, authorization))
 
     async def submits_itself(self, _buyer: Buyer) -> None:
         """Submits the authorization itself after the 202: it has paid."""
-        buyer = self.one_shots.pop()
+        if (buyer := self._one_shot()) is None:
+            return
         authorization = buyer.authorize()
         await self.order("submits itself", buyer, authorization)
         data = contracts.encode_transfer_with_authorization(
@@ -147,6 +156,10 @@ class Crowd:
             signature=sign_authorization(buyer.asset, authorization, buyer.key),
         )
         await self._submit(buyer, data)
+
+    def _one_shot(self) -> Buyer | None:
+        """An account for one purchase; None once all are used."""
+        return self.one_shots.pop() if self.one_shots else None
 
     async def _submit(self, buyer: Buyer, data: bytes) -> None:
         try:
@@ -171,8 +184,7 @@ class Crowd:
         self, act: Callable[[Buyer], Awaitable[None]], buyer: Buyer, stop: asyncio.Event, pause_s: tuple[float, float]
     ) -> None:
         while not stop.is_set():
-            if len(self.one_shots) > 0:
-                await act(buyer)
+            await act(buyer)
             try:
                 await asyncio.wait_for(stop.wait(), self.drawn.uniform(*pause_s))
             except TimeoutError:
@@ -204,7 +216,7 @@ def _cancellation(rig: Rig, buyer: Buyer, authorization: Authorization) -> bytes
 
 def gas_payers() -> list[Address]:
     """Accounts that need gas besides the first two signers."""
-    return [dev_address(name) for name in ("settle 2", "mint 2", "seller")]
+    return [dev_address(name) for name in ("settle 2", "mint 2", "refund", "refund 2", "seller")]
 
 
 def grant_to_the_second_minter() -> tuple[bytes, bytes]:

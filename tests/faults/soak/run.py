@@ -14,6 +14,7 @@ from pathlib import Path
 import asyncpg
 import httpx
 import postgres
+from flow.refunding import give_treasury
 from flow.rig import Rig, open_rig
 from postgres import Server, free_port
 
@@ -21,7 +22,7 @@ from faults.rig.invariants import Ledger
 from faults.rig.postgres_proxy import postgres_proxy
 from faults.rig.rpc_proxy import rpc_proxy
 from faults.rig.servers import SmallDisk, can_mount, server_on_a_small_disk
-from faults.waiting import Holds
+from faults.waiting import AWAY, Holds
 from payfirst.errors import RetriedError
 from payfirst.local import children
 from payfirst.local.chain import dev_key
@@ -30,11 +31,15 @@ from payfirst.units import Wei, hex_text
 
 from . import buyers as crowds
 from .acts import ACTS, Stage
+from .editions import editions
 from .hosts import Host, running
 from .schedule import Planned, plan
 
 # From the last fault on, everything that was taken comes to its end within this.
 SETTLED_WITHIN_S = 180.0
+# From each fault's end on, the next payment settles within this: buyers go on all the time.
+NEXT_WITHIN_S = 60.0
+TREASURY_UNITS = 10_000
 DISK_MIB = 768
 WATCH_S = 0.1
 Say = Callable[[str], None]
@@ -51,7 +56,7 @@ class Outcome:
     answers: collections.Counter[str]
     owed: list[str]
     violations: list[str]
-    recovery_s: list[tuple[str, float]]  # a fault, and from its end to the next settled payment
+    recovery_s: list[tuple[str, float]]  # a fault, and from its end to the next settled payment, if there was one
     seconds: float
     logs: Path
     restarts: dict[str, int] = field(default_factory=dict)
@@ -124,6 +129,7 @@ async def _run(
 ) -> Outcome:
     rig, hosts = stage.rig, [stage.api, *stage.workers]
     crowd = await crowds.crowd(rig, client, seed=seed, seconds=seconds)
+    small = await editions(rig, crowd, seconds=seconds)
     await rig.chain.mine(4)  # no reorg is deep enough to take the buyers' money
     violations: list[str] = []
     recovery_s: list[tuple[str, float]] = []
@@ -134,26 +140,32 @@ async def _run(
         watch = _Watch(rig)
         watching = asyncio.create_task(watch.run())
         buying = asyncio.create_task(crowd.buy_until(stop))
+        collecting = asyncio.create_task(small.sell(seconds=seconds))
         began = asyncio.get_running_loop().time()
         try:
-            acts = [asyncio.create_task(_act(stage, each, began, recovery_s, watch, say)) for each in schedule]
-            for done in acts:
-                await done
+            acts = [asyncio.create_task(_act(stage, each, began, watch, say)) for each in schedule]
+            for each, act in zip(schedule, acts, strict=True):
+                took_s = await act
+                if took_s is None:
+                    violations.append(f"{each.fault}: no payment settled within {NEXT_WITHIN_S:.0f} s of its end")
+                else:
+                    recovery_s.append((each.fault, took_s))
             await asyncio.sleep(max(0.0, began + seconds - asyncio.get_running_loop().time()))
         finally:
             stop.set()
-        await buying
+        await asyncio.gather(buying, collecting)
         try:
             await rig.until(_settled(rig), within_s=SETTLED_WITHIN_S)
         except AssertionError as late:
             violations.append(str(late))
+        if watching.done():
+            watching.result()  # who watches must not fall: without it no recovery is measured
         watching.cancel()
-    ledger = await rig.examine(in_order=False)
+    ledger = await rig.examine(in_order=False, foreign=small.foreign)
     violations += [*ledger.violations, *crowd.complaints]
     rows = {str(row["id"]) for row in await rig.pool.fetch("SELECT id FROM payment_queue")}
     broken = [payment for payment in crowd.promised if payment not in rows]
     violations += [f"payment {each} ({crowd.promised[each]}) was promised, and has no row" for each in broken]
-    unaccounted = sum("has no transfer" in each or "and its money is with" in each for each in ledger.violations)
     return Outcome(
         seed=seed,
         schedule=schedule,
@@ -166,25 +178,21 @@ async def _run(
         seconds=time.monotonic() - started,
         logs=logs,
         restarts={host.name: host.starts for host in hosts},
-        lost=len(broken) + unaccounted,
+        lost=len(broken) + ledger.missing,
     )
 
 
-async def _act(
-    stage: Stage,
-    planned: Planned,
-    began: float,
-    recovery_s: list[tuple[str, float]],
-    watch: _Watch,
-    say: Say,
-) -> None:
+async def _act(stage: Stage, planned: Planned, began: float, watch: _Watch, say: Say) -> float | None:
+    """Seconds from the fault's end to the next settled payment; None if none came within NEXT_WITHIN_S."""
     loop = asyncio.get_running_loop()
     await asyncio.sleep(max(0.0, began + planned.at_s - loop.time()))
     say(f"{loop.time() - began:7.1f} s  {planned.fault}")
     await ACTS[planned.fault](stage, planned)
     ended = loop.time()
-    with contextlib.suppress(TimeoutError):
-        recovery_s.append((planned.fault, await watch.next_after(ended, within_s=60)))
+    try:
+        return await watch.next_after(ended, within_s=NEXT_WITHIN_S)
+    except TimeoutError:
+        return None
 
 
 class _Watch:
@@ -198,7 +206,7 @@ class _Watch:
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
-            with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+            with contextlib.suppress(*AWAY):
                 found = await self._rig.pool.fetchval(
                     "SELECT count(*) FROM payment_queue WHERE status = 'completed'", timeout=5
                 )
@@ -224,11 +232,14 @@ def _is_ready(client: httpx.AsyncClient) -> Holds:
 
 
 def _settled(rig: Rig) -> Holds:
-    """Nothing is on its way, three blocks later still not, and what a reorg took is back."""
+    """Nothing is on its way, three blocks later still not, what a reorg took is back, what is owed to buyers repaid."""
     question = (
         "SELECT NOT EXISTS (SELECT 1 FROM payment_queue WHERE status IN ('pending', 'sent') OR finality = 'reorged')"
         " AND NOT EXISTS (SELECT 1 FROM mint_queue WHERE status IN ('pending', 'sent'))"
         " AND NOT EXISTS (SELECT 1 FROM chain_transactions WHERE state = 'sent')"
+        " AND NOT EXISTS (SELECT 1 FROM refunds WHERE status IN ('waiting', 'approved', 'sent'))"
+        " AND NOT EXISTS (SELECT 1 FROM owed o JOIN payment_queue p ON p.id = o.payment_id"
+        " WHERE o.direction = 'to_buyer' AND o.status = 'open' AND p.finality <> 'lost')"
     )
     since: int | None = None
 
@@ -237,7 +248,7 @@ def _settled(rig: Rig) -> Holds:
         try:
             head = (await rig.chain.rpc.head()).number
             is_idle = await rig.pool.fetchval(question)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, RetriedError):
+        except (*AWAY, RetriedError):
             is_idle = False
         if not is_idle:
             since = None
@@ -250,12 +261,14 @@ def _settled(rig: Rig) -> Holds:
 
 async def _owed(rig: Rig, crowd: crowds.Crowd) -> list[str]:
     rows = await rig.pool.fetch(
-        "SELECT o.direction, o.reason, o.amount, o.payment_id::text, p.finality, p.error"
-        " FROM owed o JOIN payment_queue p ON p.id = o.payment_id WHERE o.status = 'open' ORDER BY o.id"
+        "SELECT o.direction, o.reason, o.amount, o.payment_id::text, o.beneficiary, p.finality, p.error"
+        " FROM owed o LEFT JOIN payment_queue p ON p.id = o.payment_id WHERE o.status = 'open' ORDER BY o.id"
     )
     return [
         f"{row['direction']}: {row['reason']}, {row['amount']}, payment {row['payment_id']}"
         f" of a buyer ({crowd.promised.get(row['payment_id'], 'not answered')}), {row['finality']}, {row['error']}"
+        if row["payment_id"] is not None
+        else f"{row['direction']}: {row['reason']}, {row['amount']} of {row['beneficiary']}, who paid without an order"
         for row in rows
     ]
 
@@ -280,7 +293,8 @@ async def _stage(
     async with contextlib.AsyncExitStack() as stack:
         url = stack.enter_context(server.cluster.database(template=server.cluster.migrated_template))
         pool = await stack.enter_async_context(asyncpg.create_pool(url, min_size=0, max_size=4))
-        rig = await stack.enter_async_context(open_rig(url, pool, block_time_s=1))
+        bare = await stack.enter_async_context(open_rig(url, pool, block_time_s=1))
+        rig = await give_treasury(bare, units=TREASURY_UNITS)
         await rig.chain.fund_gas(crowds.gas_payers(), Wei(10**20))
         data, key = crowds.grant_to_the_second_minter()
         await rig.chain.send(rig.token, data, key)
@@ -312,6 +326,7 @@ def _environment(rig: Rig, rpc_url: str, database_url: str, *, port: int, confir
         "PAYFIRST_PAYMENTS__SECONDS_LEFT_MIN": "5",
         "PAYFIRST_SIGNERS__SETTLE_KEY": _keys("settle", "settle 2"),
         "PAYFIRST_SIGNERS__MINT_KEY": _keys("mint", "mint 2"),
+        "PAYFIRST_SIGNERS__REFUND_KEY": _keys("refund", "refund 2"),
         "PAYFIRST_LOG__FORMAT": "json",
     }
 

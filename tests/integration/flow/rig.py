@@ -8,7 +8,7 @@ import itertools
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import asyncpg
@@ -319,7 +319,9 @@ class Rig:
         (found,) = decode_result(["uint256"], await self.chain.call(contract, encode_call(view, *args)))
         return int(found)
 
-    async def examine(self, *, ended: bool = True, in_order: bool = True) -> invariants.Ledger:
+    async def examine(
+        self, *, ended: bool = True, in_order: bool = True, foreign: Collection[str] = ()
+    ) -> invariants.Ledger:
         """Database and chain, compared; `faults.rig.invariants` says what for."""
         return await invariants.examine(
             self.pool,
@@ -328,6 +330,7 @@ class Rig:
             pay_to=hex_text(PAY_TO),
             ended=ended,
             in_order=in_order,
+            foreign=foreign,
         )
 
     async def check_invariants(self, *, ended: bool = True, in_order: bool = True) -> None:

@@ -234,6 +234,25 @@ def test_endpoints_answer_agree_and_keep_up(endpoints: list[EndpointFacts], expe
     assert len(found) >= len(endpoints)
 
 
+@pytest.mark.parametrize(
+    ("hosts", "agree_amount", "test_money", "says"),
+    [
+        (1, None, False, "one RPC endpoint alone"),
+        (2, None, False, "payments.agree_amount is 0"),
+        (2, AtomicAmount(25_000_000), False, None),
+        (1, None, True, None),
+        (2, None, True, None),
+    ],
+)
+def test_where_value_is_at_stake_two_endpoints_have_to_agree(
+    hosts: int, agree_amount: AtomicAmount | None, test_money: bool, says: str | None
+) -> None:
+    """One host, or two of which either is believed, is a warning that says what to do; not for test money."""
+    found = doctor_chain.judge_agreement(hosts=hosts, agree_amount=agree_amount, test_money=test_money)
+    assert [(f.level, f.check) for f in found] == ([] if says is None else [(Level.WARNING, "rpc")])
+    assert all(says is not None and says in f.sentence and f.advice for f in found)
+
+
 def signers(
     *registered: ListedSigner, nonce: int = 5, balance: int = 10**18, live: bool = True, gas_price: int = 10**9
 ) -> Level:

@@ -46,3 +46,15 @@ def test_a_reference_that_is_no_chain_id_is_refused(text: str) -> None:
     """After eip155 stands a plain decimal number of at most 32 digits."""
     with pytest.raises(ValueError, match="expected eip155"):
         network_from_text(text)
+
+
+@pytest.mark.parametrize("name", ["base-sepolia", "eip155:80002", "sei-testnet", "avalanche-fuji"])
+def test_test_money_is_known_as_such(name: str) -> None:
+    """By the chain, whatever it is called."""
+    assert network_from_text(name).has_test_money
+
+
+@pytest.mark.parametrize("name", ["base", "eip155:8453", "eip155:31337", "avalanche", "sei"])
+def test_what_is_not_known_as_test_money_may_be_worth_something(name: str) -> None:
+    """Also a chain that nobody has heard of."""
+    assert not network_from_text(name).has_test_money
