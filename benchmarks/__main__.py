@@ -15,9 +15,10 @@ from typing import Any
 
 import msgspec
 
-from benchmarks import accept, bad_input, end_to_end, picture, reference
+from benchmarks import picture, reference, skeleton
 from benchmarks.figures import Figure
-from benchmarks.stage import LIMITS, SAFETY_RULES, Shape
+from benchmarks.sections import QUICK, SECTIONS, WHOLE, Asked
+from benchmarks.stage import LIMITS, SAFETY_RULES
 from payfirst.errors import OperatorError
 
 FOLDER = Path(__file__).parent
@@ -33,7 +34,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--long", action="store_true", help="also 300 s at 1,000 a second, for memory")
     parser.add_argument("--rate", type=float, default=0.0, help="payments a second offered end to end")
     parser.add_argument("--seconds", type=float, default=0.0, help="for how long")
-    parser.add_argument("--only", choices=("accept", "end_to_end", "gas", "bad_input", "scaling"))
+    parser.add_argument("--only", choices=tuple(SECTIONS), help="one section")
     parser.add_argument(
         "--out", type=Path, default=Path("payfirst-bench"), help="folder for result.json and result.svg"
     )
@@ -59,53 +60,16 @@ def main(argv: list[str]) -> int:
 
 
 async def _run(asked: argparse.Namespace) -> dict[str, Any]:
-    quick, only = asked.quick, asked.only
-    repeats = 1 if quick else 3
     found: dict[str, Any] = {"machine": machine(), "reference": reference.section(repeats=3)}
     _say("reference", found["reference"])
-
-    def wanted(name: str) -> bool:
-        return only in (None, name)
-
-    if wanted("accept"):
-        one, many = (3_000, 6_000) if quick else (20_000, 40_000)
-        found["accept"] = await accept.section(
-            apis=1, connections=(1, 64), counts=(200 if quick else 2_000, one), repeats=repeats
-        )
-        found["accept"] |= await accept.section(apis=2, connections=(1_000,), counts=(many,), repeats=repeats)
-        _say("accept", found["accept"])
-    if wanted("end_to_end"):
-        rate = asked.rate or (500.0 if quick else 3_000.0)
-        seconds = asked.seconds or (5.0 if quick else 60.0)
-        found["end_to_end"] = await end_to_end.section(Shape(signers=2), rate=rate, seconds=seconds)
-        _say("end_to_end", found["end_to_end"])
-        if not quick:
-            found["low_load"] = await end_to_end.section(Shape(), rate=1.0, seconds=30)
-            _say("low_load", found["low_load"])
-    if asked.long:
-        found["long"] = await end_to_end.section(Shape(signers=2), rate=1_000, seconds=300)
-        _say("long", found["long"])
-    if wanted("gas") and not quick:
-        found["gas"] = await end_to_end.gas_by_batch((1, 50, 100, 200), payments=1_000)
-        _say("gas", found["gas"])
-    if wanted("bad_input") and not quick:
-        found["bad_input"] = await bad_input.section(
-            count=2_000, repeats=repeats, good_per_s=1_000, bad_per_s=3_000, seconds=5
-        )
-        _say("bad_input", found["bad_input"])
-    if only == "scaling":
-        found["scaling"] = await _scaling(asked.rate or 3_000.0, asked.seconds or 10.0)
-        _say("scaling", found["scaling"])
-    return found
-
-
-async def _scaling(rate: float, seconds: float) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for apis in (1, 2, 3):
-        found |= await accept.section(apis=apis, connections=(256,), counts=(10_000,), repeats=3)
-    for workers, signers in ((1, 1), (1, 2), (2, 1), (2, 2)):
-        shape = Shape(workers=workers, signers=signers)
-        found[f"{workers}_workers_{signers}_signers_each"] = await end_to_end.section(shape, rate=rate, seconds=seconds)
+    wanted = [asked.only] if asked.only else [*(QUICK if asked.quick else WHOLE), *(["long"] if asked.long else [])]
+    sizes = Asked(quick=asked.quick, rate=asked.rate, seconds=asked.seconds)
+    for name in wanted:
+        found[name] = await SECTIONS[name](sizes)
+        _say(name, found[name])
+    if "skeleton" in found:
+        found["skeleton"]["beside_goals"] = skeleton.beside_goals(keys(found | found["skeleton"]))
+        _say("skeleton, beside the goals", found["skeleton"]["beside_goals"])
     return found
 
 
@@ -126,6 +90,7 @@ def keys(found: dict[str, Any]) -> dict[str, float]:
     if flow:
         named |= {
             "e2e_rps": flow["minted_per_s"],
+            "e2e_sustained_rps": flow["sustained_per_s"],
             "e2e_minted_s_p50": flow["accepted_to_minted_s"]["p50"],
             "e2e_failed": flow["failed"] + flow["refused"],
         }

@@ -34,6 +34,13 @@ FROM (
 WHERE item_count >= most * 0.9 AND place > 1 GROUP BY purpose
 """
 SHARES = [0.5, 0.9, 0.99]
+# How many units were minted while payments came, after a while ($2 to $3 seconds from $1 on).
+SUSTAINED = """
+SELECT count(*) / ($3::float8 - $2::float8) FROM mint_queue
+WHERE status = 'completed' AND processed_at > $1::timestamptz + $2::float8 * interval '1 second'
+  AND processed_at <= $1::timestamptz + $3::float8 * interval '1 second'
+"""
+UNTIL_STEADY_S = 5.0
 
 
 async def section(shape: Shape, *, rate: float, seconds: float) -> dict[str, Any]:
@@ -58,6 +65,8 @@ async def section(shape: Shape, *, rate: float, seconds: float) -> dict[str, Any
         took = time.monotonic() - started
         after = cpu.by_group(stage.roots)
         times = await stage.pool.fetchrow(TIMES, SHARES, began)
+        steady_s = min(UNTIL_STEADY_S, seconds / 2)
+        sustained: float = await stage.pool.fetchval(SUSTAINED, began, steady_s, max(seconds, result.seconds))
         gas = {row["purpose"]: row for row in await stage.pool.fetch(GAS, began)}
         spent = {group: 1e6 * (after[group] - before[group]) / max(1, done) for group in after}
         spent["load"] = 1e6 * result.cpu_s / max(1, done)
@@ -70,6 +79,7 @@ async def section(shape: Shape, *, rate: float, seconds: float) -> dict[str, Any
             "minted": done,
             "failed": accepted - done,
             "minted_per_s": round(done / took, 1),
+            "sustained_per_s": round(sustained, 1),
             "seconds": round(took, 1),
             "accept_p50_ms": round(result.p50, 2),
             "accepted_to_paid_s": dict(zip(("p50", "p90", "p99"), (round(s, 2) for s in paid), strict=True)),

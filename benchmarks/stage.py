@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import aiohttp
@@ -26,9 +26,19 @@ from payfirst.local.demo.accounts import GAS_FUNDS, PRICE, people, person
 from payfirst.local.demo.programs import Running, running, while_running
 from payfirst.local.demo.stage import READY_TIMEOUT_S, asset_of, free_port, settings_text
 from payfirst.local.postgres import EmbeddedPostgres
-from payfirst.store import database, migrate, tokens
+from payfirst.store import database, heads, migrate, tokens
 from payfirst.store.database import Pool
-from payfirst.units import Address, AtomicAmount, checksum_address, hex_text, keccak
+from payfirst.store.heads import ReadBlock
+from payfirst.units import (
+    Address,
+    AtomicAmount,
+    BlockHash,
+    BlockNumber,
+    UnixTime,
+    checksum_address,
+    hex_text,
+    keccak,
+)
 
 PAYERS = 1_000
 PAYER_FUNDS = AtomicAmount(10**12)
@@ -56,6 +66,7 @@ class Shape:
     workers: int = 1
     signers: int = 1  # of each purpose, for each worker
     settling: bool = True  # False: the signers are paused, so that accepting is alone
+    bare: bool = False  # True: benchmarks.skeleton in payfirst's place, with one worker at most
     block_s: float = 1.0
     variables: dict[str, str] = field(default_factory=dict)
 
@@ -143,6 +154,9 @@ async def open_stage(shape: Shape) -> AsyncIterator[Stage]:
             }
             programs.append(children.worker(number=number + 1, env={**environment, **keys}))
         programs.append(children.api(env=configuration.without_keys(environment)))
+        if shape.bare:
+            programs = [replace(p, argv=_BARE[p.name]) for p in programs if shape.settling or p.name == "api"]
+            await _stand_in(pool, config, token)
         started = await stack.enter_async_context(running(programs, folder))
         async with aiohttp.ClientSession() as http:
             await while_running(started, _ready(http, config.server.base_url))
@@ -167,6 +181,21 @@ async def open_stage(shape: Shape) -> AsyncIterator[Stage]:
             await pool.execute("UPDATE signers SET paused_reason = 'bench' WHERE paused_reason IS NULL")
             await asyncio.sleep(1)
         yield stage
+
+
+_BARE = {
+    name: (sys.executable, "-m", "benchmarks.skeleton", argument)
+    for name, argument in (("api", "api"), ("worker-1", "worker"))
+}
+
+
+async def _stand_in(pool: Pool, config: Config, token: Address) -> None:
+    """The rows that payfirst's workers make when they start: where the chain stands, and the token's supply."""
+    network = config.network.network.caip2
+    async with database.transaction(pool, "start") as connection:
+        await heads.start(connection, network, ReadBlock(BlockNumber(0), BlockHash(bytes(32)), UnixTime(0)))
+        facts = tokens.TokenFacts(token, "Bench", "BENCH", 10**18, MAX_MINT_COUNT, 0)
+        await tokens.sync(connection, network, facts, height=BlockNumber(0))
 
 
 async def demand_safety(stage: Stage) -> None:
