@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks import accept, bad_input, end_to_end, skeleton
+from benchmarks import accept, bad_input, end_to_end, gas, metrics, skeleton
 from benchmarks.stage import Shape
 
 
@@ -44,11 +44,15 @@ async def _skeleton(asked: Asked) -> dict[str, Any]:
 
 
 async def _low_load(asked: Asked) -> dict[str, Any]:
-    return await end_to_end.section(Shape(), rate=1.0, seconds=asked.seconds or 30.0)
+    return await end_to_end.low_load(seconds=asked.seconds or 60.0)
 
 
-async def _gas(_: Asked) -> dict[str, Any]:
-    return await end_to_end.gas_by_batch((1, 50, 100, 200), payments=1_000)
+async def _gas(asked: Asked) -> dict[str, Any]:
+    return await gas.section(gas.SIZES[-1:] if asked.quick else gas.SIZES)
+
+
+async def _metrics(asked: Asked) -> dict[str, Any]:
+    return await metrics.section(count=3_000, turns=3 if asked.quick else 9)
 
 
 async def _bad_input(asked: Asked) -> dict[str, Any]:
@@ -75,16 +79,17 @@ async def _scaling(asked: Asked) -> dict[str, Any]:
 
 Section = Callable[[Asked], Awaitable[dict[str, Any]]]
 
-# In the order in which they run. --quick takes the first three; the last two run only when they are asked for.
+# In the order in which they run. The last two run only when they are asked for.
 SECTIONS: dict[str, Section] = {
     "accept": _accept,
     "end_to_end": _end_to_end,
     "skeleton": _skeleton,
     "low_load": _low_load,
     "gas": _gas,
+    "metrics": _metrics,
     "bad_input": _bad_input,
     "scaling": _scaling,
     "long": _long,
 }
-QUICK = ("accept", "end_to_end")
+QUICK = ("accept", "end_to_end", "gas")
 WHOLE = tuple(name for name in SECTIONS if name not in ("scaling", "long"))

@@ -40,7 +40,6 @@ from payfirst.units import (
     keccak,
 )
 
-PAYERS = 1_000
 PAYER_FUNDS = AtomicAmount(10**12)
 MAX_MINT_COUNT = 10**9
 SIGN_S_MAX = 300.0
@@ -68,6 +67,7 @@ class Shape:
     settling: bool = True  # False: the signers are paused, so that accepting is alone
     bare: bool = False  # True: benchmarks.skeleton in payfirst's place, with one worker at most
     block_s: float = 1.0
+    payers: int = 1_000  # they take turns
     variables: dict[str, str] = field(default_factory=dict)
 
 
@@ -78,6 +78,7 @@ class Stage:
     shape: Shape
     folder: Path
     config: Config
+    environment: dict[str, str]  # of the API: without keys
     database_url: str
     token: Address
     pool: Pool
@@ -101,7 +102,7 @@ class Stage:
             asset_version=asset.version,
             asset_decimals=asset.decimals,
             pay_to=hex_text(self.config.payments.pay_to_bytes),
-            payers=PAYERS,
+            payers=self.shape.payers,
             kind=kind,
         )
 
@@ -125,7 +126,7 @@ async def open_stage(shape: Shape) -> AsyncIterator[Stage]:
         count = shape.workers * shape.signers
         settlers, minters = people("settle signer", count), people("mint signer", count)
         await chain.fund_gas([s.address for s in (*settlers, *minters)], GAS_FUNDS)
-        await chain.fund_usdc([p.address for p in people("burst payer", PAYERS)], PAYER_FUNDS)
+        await chain.fund_usdc([p.address for p in people("burst payer", shape.payers)], PAYER_FUNDS)
         admin = person("token admin")
         token = await chain.deploy(
             "MintToken", "Bench", "BENCH", 10**18, MAX_MINT_COUNT, admin.address, minters[0].address
@@ -145,6 +146,7 @@ async def open_stage(shape: Shape) -> AsyncIterator[Stage]:
         async with database.session(pool, "offer the token") as connection:
             await tokens.add(connection, config.network.network.caip2, token, price=PRICE)
         settle_variable, mint_variable = configuration.KEY_VARIABLES
+        keyless = configuration.without_keys(environment)
         programs = []
         for number in range(shape.workers):
             mine = slice(number * shape.signers, (number + 1) * shape.signers)
@@ -153,17 +155,18 @@ async def open_stage(shape: Shape) -> AsyncIterator[Stage]:
                 mint_variable: ",".join(hex_text(m.key) for m in minters[mine]),
             }
             programs.append(children.worker(number=number + 1, env={**environment, **keys}))
-        programs.append(children.api(env=configuration.without_keys(environment)))
+        programs.append(children.api(env=keyless))
         if shape.bare:
             programs = [replace(p, argv=_BARE[p.name]) for p in programs if shape.settling or p.name == "api"]
             await _stand_in(pool, config, token)
         started = await stack.enter_async_context(running(programs, folder))
         async with aiohttp.ClientSession() as http:
-            await while_running(started, _ready(http, config.server.base_url))
+            await while_running(started, until_answered(http, f"{config.server.base_url}/ready"))
         stage = Stage(
             shape=shape,
             folder=folder,
             config=config,
+            environment=keyless,
             database_url=url,
             token=token,
             pool=pool,
@@ -223,11 +226,12 @@ def _postmaster(folder: Path) -> int:
     return int(found.read_text().splitlines()[0])
 
 
-async def _ready(http: aiohttp.ClientSession, base_url: str) -> None:
+async def until_answered(http: aiohttp.ClientSession, url: str) -> None:
+    """Ask until the answer is 200."""
     async with asyncio.timeout(READY_TIMEOUT_S):
         while True:
             with contextlib.suppress(aiohttp.ClientError):
-                async with http.get(f"{base_url}/ready") as response:
+                async with http.get(url) as response:
                     if response.status == 200:
                         return
             await asyncio.sleep(0.05)
