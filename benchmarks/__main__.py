@@ -41,9 +41,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--growth", action="store_true", help="cost against the size of history")
     parser.add_argument("--side-by-side", action="store_true", help="beside the official Python SDK")
     asked, rest = parser.parse_known_args(argv)
+    asked.out.mkdir(parents=True, exist_ok=True)
     for name, module in OTHERS.items():
         if getattr(asked, name):
-            return int(importlib.import_module(module).main([*rest, *(["--json"] if asked.json else [])]) or 0)
+            kept = asked.out / f"{name}.json"
+            code = int(importlib.import_module(module).main([*rest, "--json", str(kept)]) or 0)
+            if asked.json:
+                print(msgspec.json.encode(msgspec.json.decode(kept.read_bytes())).decode())
+            return code
     if rest:
         parser.error(f"unknown: {' '.join(rest)}")
     try:
@@ -51,7 +56,6 @@ def main(argv: list[str]) -> int:
     except OperatorError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    asked.out.mkdir(parents=True, exist_ok=True)
     (asked.out / "result.json").write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1))
     (asked.out / "result.svg").write_text(picture.svg(_charts(found)), encoding="utf-8")
     if asked.json:

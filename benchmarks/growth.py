@@ -23,7 +23,7 @@ from typing import Any
 import asyncpg
 
 from benchmarks import growth_fill
-from benchmarks.growth_fill import NETWORK, PAYMENTS_A_SECOND, History
+from benchmarks.growth_fill import NETWORK, PAYMENTS_A_SECOND, PAYMENTS_A_TRANSACTION, History
 from benchmarks.growth_life import BATCH, UNITS, Db, Life, Meter, metered, start_up
 from payfirst.local.postgres import EmbeddedPostgres
 from payfirst.ops import queries
@@ -47,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="growth", description=__doc__, allow_abbrev=False)
     parser.add_argument("--payments", type=int, default=1_000_000)
     parser.add_argument("--mints", type=int, default=5_000_000)
+    parser.add_argument(
+        "--a-transaction", type=int, default=PAYMENTS_A_TRANSACTION, help="payments that were settled in one"
+    )
     parser.add_argument("--rounds", type=int, default=8, help="measured by turns in both databases")
     parser.add_argument("--batches", type=int, default=10, help="of 100 payments, in each round")
     parser.add_argument("--long-run", type=int, default=50_000, help="payments that live while dead rows are counted")
@@ -69,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
-    history = History(options.payments, options.mints // options.payments)
+    history = History(options.payments, options.mints // options.payments, options.a_transaction)
     urls = {}
     began = time.monotonic()
     for name, trade in (("empty", History(0, UNITS)), ("full", history)):
@@ -90,6 +93,7 @@ async def _measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
     return {
         "payments": options.payments,
         "mints": options.mints,
+        "payments_a_transaction": options.a_transaction,
         "postgresql": version,
         "python": platform.python_version(),
         "cpus": os.cpu_count(),

@@ -106,7 +106,7 @@ async def _beside(stage: Stage) -> AsyncIterator[Beside]:
     folder = stage.folder / "uncounted"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(UNCOUNTED, encoding="utf-8")
-    port, metrics_port = free_port(4121), free_port(9464)
+    port, metrics_port = free_port(0), free_port(0)
     uncounted = {**stage.environment, "PYTHONPATH": str(folder), "PAYFIRST_SERVER__PORT": str(port)}
     counted = {**stage.environment, "PAYFIRST_METRICS__PORT": str(metrics_port)}
     programs = [replace(children.api(env=uncounted), name="uncounted"), children.metrics(env=counted)]
