@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from benchmarks import picture, reference, skeleton
+from benchmarks import charts, picture, reference, skeleton
 from benchmarks.figures import Figure
 from benchmarks.sections import QUICK, SECTIONS, WHOLE, Asked
 from benchmarks.stage import LIMITS, SAFETY_RULES
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     (asked.out / "result.json").write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1))
-    (asked.out / "result.svg").write_text(picture.svg(_charts(found)), encoding="utf-8")
+    (asked.out / "result.svg").write_text(picture.svg(charts.of(found, _kept(asked.out))), encoding="utf-8")
     if asked.json:
         print(msgspec.json.encode(keys(found)).decode())
     return 0
@@ -120,19 +120,10 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _charts(found: dict[str, Any]) -> list[tuple[str, str, picture.Bars]]:
-    taken = found.get("accept", {})
-    flow = found.get("end_to_end") or {}
-    named = {shape: shape.replace("_", " ") for shape in taken}
-    return [
-        ("Accepted", "a second", [(named[s], seen["per_s"].median) for s, seen in taken.items()]),
-        ("Time to a 202, p50", "ms", [(named[s], seen["p50_ms"].median) for s, seen in taken.items()]),
-        ("Accepted to minted", "s", list(flow.get("accepted_to_minted_s", {}).items())),
-        ("CPU of a minted payment", "µs", list(flow.get("cpu_us", {}).items())),
-        ("CPU of a request, API and database", "µs", [
-            (kind, seen.median) for kind, seen in found.get("bad_input", {}).get("cpu_us", {}).items()
-        ]),
-    ]  # fmt: skip
+def _kept(folder: Path) -> list[dict[str, Any]]:
+    """The results of --growth that are kept with the project, and this machine's last one."""
+    paths = [*sorted((FOLDER / "results").glob("growth-*.json")), folder / "growth.json"]
+    return [msgspec.json.decode(path.read_bytes()) for path in paths if path.exists()]
 
 
 def _say(name: str, seen: dict[str, Any], indent: str = "  ") -> None:

@@ -20,8 +20,8 @@ PAYMENTS_A_SECOND = 100
 # What is settled in one transaction at that rate, while the next gathers for settle.linger_ms: 13 to 17 were seen.
 PAYMENTS_A_TRANSACTION = 20
 UNITS_A_TRANSACTION = 250
-# On two cores, with five units each.
-FILLED_A_SECOND = 3_000
+# On two cores, with five units each: about when the fill will end, and not later.
+FILLED_A_SECOND = 6_000
 TABLES = (
     "payment_queue", "authorizations", "mint_queue", "chain_transactions", "chain_attempts", "chain_transaction_items",
 )  # fmt: skip
