@@ -64,13 +64,16 @@ def main(argv: list[str]) -> int:
 
 
 async def _run(asked: argparse.Namespace) -> dict[str, Any]:
-    found: dict[str, Any] = {"machine": machine(), "reference": reference.section(repeats=3)}
+    found: dict[str, Any] = {"machine": machine(), "reference": reference.section(repeats=3), "took_s": {}}
     _say("reference", found["reference"])
     wanted = [asked.only] if asked.only else [*(QUICK if asked.quick else WHOLE), *(["long"] if asked.long else [])]
     sizes = Asked(quick=asked.quick, rate=asked.rate, seconds=asked.seconds)
     for name in wanted:
+        started = time.monotonic()
         found[name] = await SECTIONS[name](sizes)
         _say(name, found[name])
+        found["took_s"][name] = round(time.monotonic() - started, 1)
+    _say("took_s", found["took_s"])
     if "skeleton" in found:
         found["skeleton"]["beside_goals"] = skeleton.beside_goals(keys(found | found["skeleton"]))
         _say("skeleton, beside the goals", found["skeleton"]["beside_goals"])

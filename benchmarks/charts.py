@@ -24,9 +24,11 @@ def of(found: dict[str, Any], grown: Sequence[dict[str, Any]]) -> list[Bars | Li
         if name in found
     }
     return [
-        Lines("Accepting: rate against latency", "accepted a second", "ms to a 202", {
-            figure.replace("_ms", ""): [(at[shape], seen[figure].median) for shape, seen in taken.items()]
-            for figure in ("p50_ms", "p99_ms") if taken
+        Lines("Accepting: rate against latency, at more and more connections", "accepted a second", "ms to a 202", {
+            f"{figure.removesuffix('_ms')}, {processes} process(es)": [
+                (at[shape], seen[figure].median) for shape, seen in taken.items() if shape.startswith(f"{processes}_")
+            ]
+            for processes in sorted({shape.partition("_")[0] for shape in taken}) for figure in ("p50_ms", "p99_ms")
         }),
         Bars("Accepting", "a second", [(shape.replace("_", " "), rate) for shape, rate in at.items()]),
         Lines("Accepted to minted: how many have been minted after how long", "s", "% of the payments", minted),
@@ -40,7 +42,8 @@ def of(found: dict[str, Any], grown: Sequence[dict[str, Any]]) -> list[Bars | Li
 
 def history(grown: Sequence[dict[str, Any]]) -> Lines:
     """What a step costs PostgreSQL with so much history, as a share of what it costs in an empty database."""
+    ordered = sorted(grown, key=lambda one: int(one["payments"]))
     return Lines("Cost against history", "payments in the live tables", "times the cost in an empty database", {
-        step: [(0.0, 1.0), *((float(one["payments"]), one["steps"][step]["cpu_ratio"]) for one in grown)]
-        for step in STEPS if grown and all(step in one["steps"] for one in grown)
+        step: [(0.0, 1.0), *((float(one["payments"]), one["steps"][step]["cpu_ratio"]) for one in ordered)]
+        for step in STEPS if ordered and all(step in one["steps"] for one in ordered)
     })  # fmt: skip

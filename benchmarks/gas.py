@@ -16,7 +16,7 @@ from payfirst.store.database import transaction
 # Payments and units in a transaction; 1 is one transaction a payment, which then needs no batch contract.
 SIZES = ((1, 1), (50, 50), (100, 100), (200, 250))
 # So many full transactions, of which the first also pays for storage that is used for the first time.
-FULL = 3
+FULL = 2
 LOOK_S = 0.1
 GAS = """
 SELECT round(avg(gas_used::numeric / item_count))::int AS gas

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -22,7 +23,7 @@ class Bars:
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """Points (x, y) of some series, joined by lines; both axes begin at 0."""
+    """Points (x, y) of some series, joined in their order; both axes begin at 0."""
 
     title: str
     x: str
@@ -66,11 +67,19 @@ def _bars(parts: list[str], chart: Bars, y: int, colour: str) -> int:
     return y + 18
 
 
+def _round(most: float) -> float:
+    """The end of an axis that holds `most`, which a quarter of is easily read."""
+    if most <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(most))
+    return next(power * step for step in (1, 1.2, 1.6, 2, 3, 4, 5, 6, 8, 10, 12) if power * step >= most)
+
+
 def _lines(parts: list[str], chart: Lines, y: int) -> int:
     parts.append(_text(10, y + 10, chart.title, weight="bold"))
     top, bottom, right = y + 30, y + 30 + _PLOT, _WIDTH - _PLOT_RIGHT
     points = [point for of_one in chart.series.values() for point in of_one]
-    x_most, y_most = max(x for x, _ in points) or 1.0, max(value for _, value in points) or 1.0
+    x_most, y_most = _round(max(x for x, _ in points)), _round(max(value for _, value in points))
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         at_x, at_y = _PLOT_LEFT + (right - _PLOT_LEFT) * share, bottom - _PLOT * share
         parts.append(
@@ -83,8 +92,7 @@ def _lines(parts: list[str], chart: Lines, y: int) -> int:
     for number, (name, of_one) in enumerate(chart.series.items()):
         colour = _COLOURS[number % len(_COLOURS)]
         placed = [
-            (_PLOT_LEFT + (right - _PLOT_LEFT) * x / x_most, bottom - _PLOT * value / y_most)
-            for x, value in sorted(of_one)
+            (_PLOT_LEFT + (right - _PLOT_LEFT) * x / x_most, bottom - _PLOT * value / y_most) for x, value in of_one
         ]
         path = "L".join(f"{x:.1f} {value:.1f}" for x, value in placed)
         parts.append(f'<path d="M{path}" stroke="{colour}" stroke-width="2" fill="none"/>')
