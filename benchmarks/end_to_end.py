@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks import cpu
+from benchmarks import cpu, units
 from benchmarks.memory import Memory
 from benchmarks.stage import Shape, Stage, load, measure, open_stage
 
@@ -53,6 +53,7 @@ async def section(shape: Shape, *, rate: float, seconds: float) -> dict[str, Any
         count = int(rate * seconds)
         await client.sign(stage.order(count, connections=CONNECTIONS, rate=rate))
         began: dt.datetime = await stage.pool.fetchval("SELECT now()")
+        counted = await units.counted(stage)
         before, machine_before, started = cpu.by_group(stage.roots), cpu.machine_busy(), time.monotonic()
         memory = Memory({group: pids for group, pids in stage.roots.items() if group in ("api", "worker")})
         firing = asyncio.create_task(client.fire())
@@ -66,6 +67,7 @@ async def section(shape: Shape, *, rate: float, seconds: float) -> dict[str, Any
         after, machine = cpu.by_group(stage.roots), cpu.machine_busy() - machine_before
         spent = {group: after[group] - before[group] for group in after} | {"load": result.cpu_s}
         cpu_us = {group: round(1e6 * s / max(1, done), 1) for group, s in spent.items()}
+        shared = units.of_one(counted, await units.counted(stage), done)
         paid_s, minted_s = await _times(stage, began, list(SHARES.values()))
         _, distribution = await _times(stage, began, STEPS)
         steady_s = min(UNTIL_STEADY_S, seconds / 2)
@@ -85,6 +87,7 @@ async def section(shape: Shape, *, rate: float, seconds: float) -> dict[str, Any
             "accepted_to_minted_steps_s": distribution,
             "cpu_us": cpu_us,
             "cpu_us_sum": round(sum(cpu_us.values()), 1),
+            "of_one": shared,
             "others_share": round(max(0.0, 1 - sum(spent.values()) / max(1e-9, machine)), 2),
             "a_transaction": {r["purpose"]: round(r["items"], 1) for r in await stage.pool.fetch(BATCHES, began)},
             "memory": memory.report(),
