@@ -72,6 +72,7 @@ lock: $(VENV)/.stamp ## Pin the requirements again, with hashes
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header requirements/build.in -o requirements/build.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements/runtime.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml --extra demo --group dev -o requirements/dev.txt
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header requirements/side-by-side.in -o requirements/side-by-side.txt
 
 clean: ## Remove what set-up, tests and the demo made; payfirst-data is yours and stays
-	@rm -rf $(VENV) node_modules $(CLIENTS)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis payfirst-demo payfirst-bench dist .build
+	@rm -rf $(VENV) .venv-side-by-side node_modules $(CLIENTS)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis payfirst-demo payfirst-bench dist .build

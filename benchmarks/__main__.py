@@ -15,9 +15,10 @@ from typing import Any
 
 import msgspec
 
-from benchmarks import accept, bad_input, end_to_end, picture, reference
+from benchmarks import charts, picture, reference, skeleton
 from benchmarks.figures import Figure
-from benchmarks.stage import LIMITS, SAFETY_RULES, Shape
+from benchmarks.sections import QUICK, SECTIONS, WHOLE, Asked
+from benchmarks.stage import LIMITS, SAFETY_RULES
 from payfirst.errors import OperatorError
 
 FOLDER = Path(__file__).parent
@@ -33,16 +34,21 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--long", action="store_true", help="also 300 s at 1,000 a second, for memory")
     parser.add_argument("--rate", type=float, default=0.0, help="payments a second offered end to end")
     parser.add_argument("--seconds", type=float, default=0.0, help="for how long")
-    parser.add_argument("--only", choices=("accept", "end_to_end", "gas", "bad_input", "scaling"))
+    parser.add_argument("--only", choices=tuple(SECTIONS), help="one section")
     parser.add_argument(
         "--out", type=Path, default=Path("payfirst-bench"), help="folder for result.json and result.svg"
     )
     parser.add_argument("--growth", action="store_true", help="cost against the size of history")
     parser.add_argument("--side-by-side", action="store_true", help="beside the official Python SDK")
     asked, rest = parser.parse_known_args(argv)
+    asked.out.mkdir(parents=True, exist_ok=True)
     for name, module in OTHERS.items():
         if getattr(asked, name):
-            return int(importlib.import_module(module).main([*rest, *(["--json"] if asked.json else [])]) or 0)
+            kept = asked.out / f"{name}.json"
+            code = int(importlib.import_module(module).main([*rest, "--json", str(kept)]) or 0)
+            if asked.json:
+                print(msgspec.json.encode(msgspec.json.decode(kept.read_bytes())).decode())
+            return code
     if rest:
         parser.error(f"unknown: {' '.join(rest)}")
     try:
@@ -50,62 +56,27 @@ def main(argv: list[str]) -> int:
     except OperatorError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    asked.out.mkdir(parents=True, exist_ok=True)
     (asked.out / "result.json").write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1))
-    (asked.out / "result.svg").write_text(picture.svg(_charts(found)), encoding="utf-8")
+    (asked.out / "result.svg").write_text(picture.svg(charts.of(found, _kept(asked.out))), encoding="utf-8")
     if asked.json:
         print(msgspec.json.encode(keys(found)).decode())
     return 0
 
 
 async def _run(asked: argparse.Namespace) -> dict[str, Any]:
-    quick, only = asked.quick, asked.only
-    repeats = 1 if quick else 3
-    found: dict[str, Any] = {"machine": machine(), "reference": reference.section(repeats=3)}
+    found: dict[str, Any] = {"machine": machine(), "reference": reference.section(repeats=3), "took_s": {}}
     _say("reference", found["reference"])
-
-    def wanted(name: str) -> bool:
-        return only in (None, name)
-
-    if wanted("accept"):
-        one, many = (3_000, 6_000) if quick else (20_000, 40_000)
-        found["accept"] = await accept.section(
-            apis=1, connections=(1, 64), counts=(200 if quick else 2_000, one), repeats=repeats
-        )
-        found["accept"] |= await accept.section(apis=2, connections=(1_000,), counts=(many,), repeats=repeats)
-        _say("accept", found["accept"])
-    if wanted("end_to_end"):
-        rate = asked.rate or (500.0 if quick else 3_000.0)
-        seconds = asked.seconds or (5.0 if quick else 60.0)
-        found["end_to_end"] = await end_to_end.section(Shape(signers=2), rate=rate, seconds=seconds)
-        _say("end_to_end", found["end_to_end"])
-        if not quick:
-            found["low_load"] = await end_to_end.section(Shape(), rate=1.0, seconds=30)
-            _say("low_load", found["low_load"])
-    if asked.long:
-        found["long"] = await end_to_end.section(Shape(signers=2), rate=1_000, seconds=300)
-        _say("long", found["long"])
-    if wanted("gas") and not quick:
-        found["gas"] = await end_to_end.gas_by_batch((1, 50, 100, 200), payments=1_000)
-        _say("gas", found["gas"])
-    if wanted("bad_input") and not quick:
-        found["bad_input"] = await bad_input.section(
-            count=2_000, repeats=repeats, good_per_s=1_000, bad_per_s=3_000, seconds=5
-        )
-        _say("bad_input", found["bad_input"])
-    if only == "scaling":
-        found["scaling"] = await _scaling(asked.rate or 3_000.0, asked.seconds or 10.0)
-        _say("scaling", found["scaling"])
-    return found
-
-
-async def _scaling(rate: float, seconds: float) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for apis in (1, 2, 3):
-        found |= await accept.section(apis=apis, connections=(256,), counts=(10_000,), repeats=3)
-    for workers, signers in ((1, 1), (1, 2), (2, 1), (2, 2)):
-        shape = Shape(workers=workers, signers=signers)
-        found[f"{workers}_workers_{signers}_signers_each"] = await end_to_end.section(shape, rate=rate, seconds=seconds)
+    wanted = [asked.only] if asked.only else [*(QUICK if asked.quick else WHOLE), *(["long"] if asked.long else [])]
+    sizes = Asked(quick=asked.quick, rate=asked.rate, seconds=asked.seconds)
+    for name in wanted:
+        started = time.monotonic()
+        found[name] = await SECTIONS[name](sizes)
+        _say(name, found[name])
+        found["took_s"][name] = round(time.monotonic() - started, 1)
+    _say("took_s", found["took_s"])
+    if "skeleton" in found:
+        found["skeleton"]["beside_goals"] = skeleton.beside_goals(keys(found | found["skeleton"]))
+        _say("skeleton, beside the goals", found["skeleton"]["beside_goals"])
     return found
 
 
@@ -126,10 +97,14 @@ def keys(found: dict[str, Any]) -> dict[str, float]:
     if flow:
         named |= {
             "e2e_rps": flow["minted_per_s"],
+            "e2e_sustained_rps": flow["sustained_per_s"],
             "e2e_minted_s_p50": flow["accepted_to_minted_s"]["p50"],
             "e2e_failed": flow["failed"] + flow["refused"],
         }
-        named |= {f"gas_{purpose}": gas["each"] for purpose, gas in flow["gas"].items()}
+    if "gas" in found:
+        for key, kind in (("gas_settle", "settle"), ("gas_mint", "mint_to_holders")):
+            by_size = found["gas"][kind]
+            named[key] = by_size[max(by_size, key=int)]
     return named
 
 
@@ -148,19 +123,10 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _charts(found: dict[str, Any]) -> list[tuple[str, str, picture.Bars]]:
-    taken = found.get("accept", {})
-    flow = found.get("end_to_end") or {}
-    named = {shape: shape.replace("_", " ") for shape in taken}
-    return [
-        ("Accepted", "a second", [(named[s], seen["per_s"].median) for s, seen in taken.items()]),
-        ("Time to a 202, p50", "ms", [(named[s], seen["p50_ms"].median) for s, seen in taken.items()]),
-        ("Accepted to minted", "s", list(flow.get("accepted_to_minted_s", {}).items())),
-        ("CPU of a minted payment", "µs", list(flow.get("cpu_us", {}).items())),
-        ("CPU of a request, API and database", "µs", [
-            (kind, seen.median) for kind, seen in found.get("bad_input", {}).get("cpu_us", {}).items()
-        ]),
-    ]  # fmt: skip
+def _kept(folder: Path) -> list[dict[str, Any]]:
+    """The results of --growth that are kept with the project, and this machine's last one."""
+    paths = [*sorted((FOLDER / "results").glob("growth-*.json")), folder / "growth.json"]
+    return [msgspec.json.decode(path.read_bytes()) for path in paths if path.exists()]
 
 
 def _say(name: str, seen: dict[str, Any], indent: str = "  ") -> None:

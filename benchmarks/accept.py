@@ -21,10 +21,12 @@ FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid()
 """
 
 
-async def section(*, apis: int, connections: Sequence[int], counts: Sequence[int], repeats: int) -> dict[str, Any]:
+async def section(
+    *, apis: int, connections: Sequence[int], counts: Sequence[int], repeats: int, bare: bool = False
+) -> dict[str, Any]:
     """One stage with so many API processes: a measurement for each number of connections."""
     found: dict[str, Any] = {}
-    async with open_stage(Shape(apis=apis, settling=False)) as stage, load() as client:
+    async with open_stage(Shape(apis=apis, settling=False, bare=bare)) as stage, load() as client:
         for clients, count in zip(connections, counts, strict=True):
             await measure(stage, client, stage.order(min(WARM_UP, count), connections=clients))
             waits = dict.fromkeys(("lock", "lwlock", "wal_sync", "looks"), 0)

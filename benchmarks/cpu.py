@@ -37,14 +37,11 @@ def by_group(roots: Mapping[str, Collection[int]]) -> dict[str, float]:
 
 
 def resident_mb(pid: int) -> float:
-    """Resident memory of a process with all below it."""
-    total = 0
-    for one in with_children(pid):
-        try:
-            total += psutil.Process(one).memory_info().rss
-        except psutil.NoSuchProcess:
-            continue
-    return total / 2**20
+    """Resident MiB of one process; 0 where it is gone."""
+    try:
+        return float(psutil.Process(pid).memory_info().rss) / 2**20
+    except psutil.NoSuchProcess:
+        return 0.0
 
 
 def machine_busy() -> float:

@@ -1,17 +1,22 @@
-"""Payments offered at a rate, until the last of them is minted: by the rows of the database, and by the chain's gas."""
+"""Payments offered at a rate, until the last of them is minted: by the rows of the database."""
 
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from benchmarks import cpu
+from benchmarks import cpu, units
+from benchmarks.memory import Memory
 from benchmarks.stage import Shape, Stage, load, measure, open_stage
 
 LOOK_S = 0.5
 DRAIN_S_MAX = 120.0
 CONNECTIONS = 256
+WARM_UP = 1_000
+LOW_PER_S = 0.97
 
 # By the rows' own times: accepted, paid, minted (each when a worker's commit said so).
 TIMES = """
@@ -23,46 +28,50 @@ FROM (
     WHERE m.status = 'completed' AND p.created_at >= $2
 ) times
 """
-# Full batches, of which the first of each purpose also pays for storage that is used for the first time.
-GAS = """
-SELECT purpose, round(avg(gas_used::numeric / item_count)) AS gas, round(avg(item_count)) AS items
-FROM (
-    SELECT *, max(item_count) OVER (PARTITION BY purpose) AS most,
-           row_number() OVER (PARTITION BY purpose ORDER BY id) AS place
-    FROM chain_transactions WHERE state <> 'sent' AND created_at >= $1
-) t
-WHERE item_count >= most * 0.9 AND place > 1 GROUP BY purpose
+SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "most": 1.0}
+# For the picture of the distribution.
+STEPS = [step / 20 for step in range(21)]
+# How many units were minted while payments came, after a while ($2 to $3 seconds from $1 on).
+SUSTAINED = """
+SELECT count(*) / ($3::float8 - $2::float8) FROM mint_queue
+WHERE status = 'completed' AND processed_at > $1::timestamptz + $2::float8 * interval '1 second'
+  AND processed_at <= $1::timestamptz + $3::float8 * interval '1 second'
 """
-SHARES = [0.5, 0.9, 0.99]
+UNTIL_STEADY_S = 5.0
+# How many payments, and how many units, a transaction carried.
+BATCHES = """
+SELECT purpose, avg(item_count)::float8 AS items FROM chain_transactions WHERE created_at >= $1 GROUP BY purpose
+"""
 
 
 async def section(shape: Shape, *, rate: float, seconds: float) -> dict[str, Any]:
     """Offer `rate` payments a second for so long, and wait until all are minted."""
     async with open_stage(shape) as stage, load() as client:
         # Every payer once, so that each holds some of the token; and what the first of anything costs is over.
-        await measure(stage, client, stage.order(1_000, connections=64))
-        await _minted(stage, 1_000, DRAIN_S_MAX)
+        await measure(stage, client, stage.order(WARM_UP, connections=64))
+        await minted(stage, WARM_UP, DRAIN_S_MAX)
         count = int(rate * seconds)
         await client.sign(stage.order(count, connections=CONNECTIONS, rate=rate))
-        began = await stage.pool.fetchval("SELECT now()")
-        before, started = cpu.by_group(stage.roots), time.monotonic()
-        memory = {group: [sum(map(cpu.resident_mb, pids))] for group, pids in stage.roots.items()}
+        began: dt.datetime = await stage.pool.fetchval("SELECT now()")
+        counted = await units.counted(stage)
+        before, machine_before, started = cpu.by_group(stage.roots), cpu.machine_busy(), time.monotonic()
+        memory = Memory({group: pids for group, pids in stage.roots.items() if group in ("api", "worker")})
         firing = asyncio.create_task(client.fire())
         while not firing.done():
-            await asyncio.sleep(LOOK_S)
-            for group, pids in stage.roots.items():
-                memory[group].append(sum(map(cpu.resident_mb, pids)))
+            memory.look()
+            await asyncio.wait([firing], timeout=LOOK_S)
         result = firing.result()
         accepted = result.statuses.get("202", 0)
-        done = await _minted(stage, 1_000 + accepted, DRAIN_S_MAX) - 1_000
+        done = await minted(stage, WARM_UP + accepted, DRAIN_S_MAX) - WARM_UP
         took = time.monotonic() - started
-        after = cpu.by_group(stage.roots)
-        times = await stage.pool.fetchrow(TIMES, SHARES, began)
-        gas = {row["purpose"]: row for row in await stage.pool.fetch(GAS, began)}
-        spent = {group: 1e6 * (after[group] - before[group]) / max(1, done) for group in after}
-        spent["load"] = 1e6 * result.cpu_s / max(1, done)
-        minted = (times and times["minted"]) or [0.0] * len(SHARES)
-        paid = (times and times["paid"]) or [0.0] * len(SHARES)
+        after, machine = cpu.by_group(stage.roots), cpu.machine_busy() - machine_before
+        spent = {group: after[group] - before[group] for group in after} | {"load": result.cpu_s}
+        cpu_us = {group: round(1e6 * s / max(1, done), 1) for group, s in spent.items()}
+        shared = units.of_one(counted, await units.counted(stage), done)
+        paid_s, minted_s = await _times(stage, began, list(SHARES.values()))
+        _, distribution = await _times(stage, began, STEPS)
+        steady_s = min(UNTIL_STEADY_S, seconds / 2)
+        sustained: float = await stage.pool.fetchval(SUSTAINED, began, steady_s, max(seconds, result.seconds))
         return {
             "offered_per_s": rate,
             "accepted": accepted,
@@ -70,39 +79,44 @@ async def section(shape: Shape, *, rate: float, seconds: float) -> dict[str, Any
             "minted": done,
             "failed": accepted - done,
             "minted_per_s": round(done / took, 1),
+            "sustained_per_s": round(sustained, 1),
             "seconds": round(took, 1),
             "accept_p50_ms": round(result.p50, 2),
-            "accepted_to_paid_s": dict(zip(("p50", "p90", "p99"), (round(s, 2) for s in paid), strict=True)),
-            "accepted_to_minted_s": dict(zip(("p50", "p90", "p99"), (round(s, 2) for s in minted), strict=True)),
-            "cpu_us": {group: round(us, 1) for group, us in spent.items()},
-            "cpu_us_sum": round(sum(spent.values()), 1),
-            "gas": {purpose: {"each": int(r["gas"]), "items": int(r["items"])} for purpose, r in gas.items()},
-            "resident_mb": {
-                group: {"first": round(seen[0]), "half": round(seen[len(seen) // 2]), "last": round(seen[-1])}
-                for group, seen in memory.items()
-            },
+            "accepted_to_paid_s": dict(zip(SHARES, paid_s, strict=True)),
+            "accepted_to_minted_s": dict(zip(SHARES, minted_s, strict=True)),
+            "accepted_to_minted_steps_s": distribution,
+            "cpu_us": cpu_us,
+            "cpu_us_sum": round(sum(cpu_us.values()), 1),
+            "of_one": shared,
+            "others_share": round(max(0.0, 1 - sum(spent.values()) / max(1e-9, machine)), 2),
+            "a_transaction": {r["purpose"]: round(r["items"], 1) for r in await stage.pool.fetch(BATCHES, began)},
+            "memory": memory.report(),
         }
 
 
-async def _minted(stage: Stage, wanted: int, within_s: float) -> int:
+async def _times(stage: Stage, began: dt.datetime, shares: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Seconds from accepted to paid, and to minted, at these shares of the payments since `began`."""
+    row = await stage.pool.fetchrow(TIMES, shares, began)
+    none = [0.0] * len(shares)
+    paid, minted_ = (none, none) if row is None else (row["paid"] or none, row["minted"] or none)
+    return [round(s, 2) for s in paid], [round(s, 2) for s in minted_]
+
+
+async def minted(stage: Stage, wanted: int, within_s: float) -> int:
     """How many units are minted; waits for `wanted`, as long as it goes on."""
     seen, changed = -1, time.monotonic()
     while True:
-        minted: int = await stage.pool.fetchval("SELECT count(*) FROM mint_queue WHERE status = 'completed'")
-        if minted != seen:
-            seen, changed = minted, time.monotonic()
-        if minted >= wanted or time.monotonic() - changed > within_s:
-            return minted
+        now: int = await stage.pool.fetchval("SELECT count(*) FROM mint_queue WHERE status = 'completed'")
+        if now != seen:
+            seen, changed = now, time.monotonic()
+        if now >= wanted or time.monotonic() - changed > within_s:
+            return now
         await asyncio.sleep(LOOK_S)
 
 
-async def gas_by_batch(sizes: tuple[int, ...], *, payments: int) -> dict[str, Any]:
-    """Gas a payment by how many share a transaction; 1 is settle.mode = "single"."""
-    found: dict[str, Any] = {}
-    for size in sizes:
-        variables = {"PAYFIRST_SETTLE__BATCH_MAX": str(size), "PAYFIRST_MINT__BATCH_MAX": str(min(size, 250))}
-        if size == 1:
-            variables = {"PAYFIRST_SETTLE__MODE": "single", "PAYFIRST_MINT__BATCH_MAX": "1"}
-        seen = await section(Shape(variables=variables), rate=payments / 2, seconds=2)
-        found[str(size)] = seen["gas"]
-    return found
+async def low_load(*, seconds: float, block_s: float = 1.0) -> dict[str, Any]:
+    """About one payment a second: nearly all of the time is the chain's. `is_within`: all of them within two blocks
+    and 300 ms. Not quite one a second, so that they come at every moment between two blocks."""
+    within_s = 2 * block_s + 0.3
+    found = await section(Shape(block_s=block_s), rate=LOW_PER_S, seconds=seconds)
+    return found | {"within_s": within_s, "is_within": found["accepted_to_minted_s"]["most"] <= within_s}

@@ -23,7 +23,7 @@ from typing import Any
 import asyncpg
 
 from benchmarks import growth_fill
-from benchmarks.growth_fill import NETWORK, PAYMENTS_A_SECOND, History
+from benchmarks.growth_fill import NETWORK, PAYMENTS_A_SECOND, PAYMENTS_A_TRANSACTION, History
 from benchmarks.growth_life import BATCH, UNITS, Db, Life, Meter, metered, start_up
 from payfirst.local.postgres import EmbeddedPostgres
 from payfirst.ops import queries
@@ -47,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="growth", description=__doc__, allow_abbrev=False)
     parser.add_argument("--payments", type=int, default=1_000_000)
     parser.add_argument("--mints", type=int, default=5_000_000)
+    parser.add_argument(
+        "--a-transaction", type=int, default=PAYMENTS_A_TRANSACTION, help="payments that were settled in one"
+    )
     parser.add_argument("--rounds", type=int, default=8, help="measured by turns in both databases")
     parser.add_argument("--batches", type=int, default=10, help="of 100 payments, in each round")
     parser.add_argument("--long-run", type=int, default=50_000, help="payments that live while dead rows are counted")
@@ -69,13 +72,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
-    history = History(options.payments, options.mints // options.payments)
+    history = History(options.payments, options.mints // options.payments, options.a_transaction)
     urls = {}
     began = time.monotonic()
     for name, trade in (("empty", History(0, UNITS)), ("full", history)):
         urls[name] = await _made(url, f"growth_{name}", trade)
     filled_s = time.monotonic() - began
     operator = await _queries(urls["full"])
+    await _until_history(urls["full"])
     # Vacuum in the background is the long run's; here it would fall on one database and not on the other.
     await _alter(url, "autovacuum = off")
     steps, start = await _by_turns(urls, options)
@@ -90,6 +94,7 @@ async def _measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
     return {
         "payments": options.payments,
         "mints": options.mints,
+        "payments_a_transaction": options.a_transaction,
         "postgresql": version,
         "python": platform.python_version(),
         "cpus": os.cpu_count(),
@@ -116,6 +121,15 @@ async def _made(url: str, database: str, history: History) -> str:
     await growth_fill.fill(connection, history, say=_say)
     await connection.close()
     return made
+
+
+async def _until_history(url: str) -> None:
+    """Until the last minute, whose speed the statistics tell, holds nothing of what was filled in."""
+    async with metered(url) as (connection, _):
+        left_s = await connection.fetchval(
+            "SELECT extract(epoch FROM max(processed_at) + interval '1 minute' - now())::float8 FROM mint_queue"
+        )
+    await asyncio.sleep(max(0.0, left_s or 0.0))
 
 
 async def _by_turns(
@@ -173,7 +187,12 @@ def _ratios(empty: Meter, full: Meter) -> dict[str, dict[str, float]]:
 
 
 async def _queries(url: str) -> dict[str, dict[str, float]]:
-    found = {}
+    found: dict[str, dict[str, float]] = {}
+    async with metered(url) as (connection, _):
+        count = await connection.fetchval(
+            "SELECT count(*) FROM payment_queue WHERE created_at > now() - interval '1 hour'"
+        )
+    _say(f"payments of the last hour: {count:,}")
     for name in queries.READ_ONLY:
         async with metered(url) as (connection, meter):
             # One process does it all, so that its CPU time is the query's.

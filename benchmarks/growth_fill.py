@@ -17,10 +17,11 @@ ASSET = "0x" + "a5" * 20
 PAY_TO = "0x" + "5e" * 20
 SIGNER = "0x" + "51" * 20
 PAYMENTS_A_SECOND = 100
-PAYMENTS_A_TRANSACTION = 100
+# What is settled in one transaction at that rate, while the next gathers for settle.linger_ms: 13 to 17 were seen.
+PAYMENTS_A_TRANSACTION = 20
 UNITS_A_TRANSACTION = 250
-# On two cores, with five units each.
-FILLED_A_SECOND = 3_000
+# On two cores, with five units each: about when the fill will end, and not later.
+FILLED_A_SECOND = 6_000
 TABLES = (
     "payment_queue", "authorizations", "mint_queue", "chain_transactions", "chain_attempts", "chain_transaction_items",
 )  # fmt: skip
@@ -80,7 +81,8 @@ FROM ({payments}) p CROSS JOIN generate_series(0, {units} - 1) AS u ORDER BY i, 
 INSERT INTO chain_transactions (network, signer, account_nonce, purpose, state, signer_epoch, to_address, gas_limit,
     item_count, mined_hash, mined_block, mined_block_hash, succeeded, gas_used, gas_price_wei, created_at, confirmed_at)
 SELECT '{network}', '{signer}', b * 2 + m, CASE m WHEN 0 THEN 'settle' ELSE 'mint' END, 'final', 1, '{asset}', 9000000,
-       {batch}, '0x' || CASE m WHEN 0 THEN '5e' ELSE '3e' END || lpad(to_hex(b), 62, '0'), b * {batch} / {rate} + 2,
+       CASE m WHEN 0 THEN {batch} ELSE {mints_batch} END,
+       '0x' || CASE m WHEN 0 THEN '5e' ELSE '3e' END || lpad(to_hex(b), 62, '0'), b * {batch} / {rate} + 2,
        '0x', true, 5000000, 1000000, now(), now()
 FROM generate_series(0::bigint, greatest({n} / {batch}, {n} * {units} / {mints_batch})) AS b, generate_series(0, 1) AS m
 WHERE m = 0 AND b <= {n} / {batch} OR m = 1 AND b <= {n} * {units} / {mints_batch}
@@ -88,7 +90,7 @@ WHERE m = 0 AND b <= {n} / {batch} OR m = 1 AND b <= {n} * {units} / {mints_batc
     "chain_attempts": """
 INSERT INTO chain_attempts (hash, transaction_id, signed_bytes, max_fee_per_gas_wei, max_priority_fee_per_gas_wei,
     broadcast_count, last_broadcast_at)
-SELECT mined_hash, id, decode(repeat(md5(id::text), 1200), 'hex'), 1, 1, 1, now() FROM chain_transactions
+SELECT mined_hash, id, decode(repeat(md5(id::text), item_count * 12), 'hex'), 1, 1, 1, now() FROM chain_transactions
 """,
     "chain_transaction_items": """
 INSERT INTO chain_transaction_items (transaction_id, position, payment_id, queue_id, outcome)
@@ -127,12 +129,13 @@ class History:
 
     payments: int
     units: int  # of each payment
+    a_transaction: int = PAYMENTS_A_TRANSACTION  # payments settled in one
 
 
 async def fill(connection: asyncpg.Connection[asyncpg.Record], history: History, *, say: Any = print) -> None:
     """Write the rows. Raises RuntimeError when they are not what the triggers demand."""
     values: dict[str, Any] = {
-        "n": history.payments, "units": history.units, "rate": PAYMENTS_A_SECOND, "batch": PAYMENTS_A_TRANSACTION,
+        "n": history.payments, "units": history.units, "rate": PAYMENTS_A_SECOND, "batch": history.a_transaction,
         "mints_batch": UNITS_A_TRANSACTION, "network": NETWORK, "token": TOKEN, "asset": ASSET, "pay_to": PAY_TO,
         "signer": SIGNER,
     }  # fmt: skip

@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import aiohttp
@@ -26,11 +26,20 @@ from payfirst.local.demo.accounts import GAS_FUNDS, PRICE, people, person
 from payfirst.local.demo.programs import Running, running, while_running
 from payfirst.local.demo.stage import READY_TIMEOUT_S, asset_of, free_port, settings_text
 from payfirst.local.postgres import EmbeddedPostgres
-from payfirst.store import database, migrate, tokens
+from payfirst.store import database, heads, migrate, tokens
 from payfirst.store.database import Pool
-from payfirst.units import Address, AtomicAmount, checksum_address, hex_text, keccak
+from payfirst.store.heads import ReadBlock
+from payfirst.units import (
+    Address,
+    AtomicAmount,
+    BlockHash,
+    BlockNumber,
+    UnixTime,
+    checksum_address,
+    hex_text,
+    keccak,
+)
 
-PAYERS = 1_000
 PAYER_FUNDS = AtomicAmount(10**12)
 MAX_MINT_COUNT = 10**9
 SIGN_S_MAX = 300.0
@@ -56,7 +65,9 @@ class Shape:
     workers: int = 1
     signers: int = 1  # of each purpose, for each worker
     settling: bool = True  # False: the signers are paused, so that accepting is alone
+    bare: bool = False  # True: benchmarks.skeleton in payfirst's place, with one worker at most
     block_s: float = 1.0
+    payers: int = 1_000  # they take turns
     variables: dict[str, str] = field(default_factory=dict)
 
 
@@ -67,6 +78,7 @@ class Stage:
     shape: Shape
     folder: Path
     config: Config
+    environment: dict[str, str]  # of the API: without keys
     database_url: str
     token: Address
     pool: Pool
@@ -90,7 +102,7 @@ class Stage:
             asset_version=asset.version,
             asset_decimals=asset.decimals,
             pay_to=hex_text(self.config.payments.pay_to_bytes),
-            payers=PAYERS,
+            payers=self.shape.payers,
             kind=kind,
         )
 
@@ -114,7 +126,7 @@ async def open_stage(shape: Shape) -> AsyncIterator[Stage]:
         count = shape.workers * shape.signers
         settlers, minters = people("settle signer", count), people("mint signer", count)
         await chain.fund_gas([s.address for s in (*settlers, *minters)], GAS_FUNDS)
-        await chain.fund_usdc([p.address for p in people("burst payer", PAYERS)], PAYER_FUNDS)
+        await chain.fund_usdc([p.address for p in people("burst payer", shape.payers)], PAYER_FUNDS)
         admin = person("token admin")
         token = await chain.deploy(
             "MintToken", "Bench", "BENCH", 10**18, MAX_MINT_COUNT, admin.address, minters[0].address
@@ -124,7 +136,9 @@ async def open_stage(shape: Shape) -> AsyncIterator[Stage]:
             grant = encode_call("grantRole(bytes32,address)", keccak(b"MINTER_ROLE"), other.address)
             await chain.send(token, grant, admin.key)
         path = folder / "payfirst.toml"
-        path.write_text(settings_text(folder, port=free_port(4021), rpc_url=chain.url), encoding="utf-8")
+        # Any port: servers that start at the same time on one port would share it, and each other's payments.
+        # Any port: two servers that start at the same time on one port would share it, and each other's payments.
+        path.write_text(settings_text(folder, port=free_port(0), rpc_url=chain.url), encoding="utf-8")
         ours = {n: v for n, v in os.environ.items() if not n.startswith("PAYFIRST_")}
         environment = {**ours, **LIMITS, **shape.variables, "DATABASE_URL": url, "PAYFIRST_CONFIG": str(path)}
         environment["PAYFIRST_SERVER__PROCESSES"] = str(shape.apis)
@@ -134,6 +148,7 @@ async def open_stage(shape: Shape) -> AsyncIterator[Stage]:
         async with database.session(pool, "offer the token") as connection:
             await tokens.add(connection, config.network.network.caip2, token, price=PRICE)
         settle_variable, mint_variable = configuration.KEY_VARIABLES
+        keyless = configuration.without_keys(environment)
         programs = []
         for number in range(shape.workers):
             mine = slice(number * shape.signers, (number + 1) * shape.signers)
@@ -142,14 +157,18 @@ async def open_stage(shape: Shape) -> AsyncIterator[Stage]:
                 mint_variable: ",".join(hex_text(m.key) for m in minters[mine]),
             }
             programs.append(children.worker(number=number + 1, env={**environment, **keys}))
-        programs.append(children.api(env=configuration.without_keys(environment)))
+        programs.append(children.api(env=keyless))
+        if shape.bare:
+            programs = [replace(p, argv=_BARE[p.name]) for p in programs if shape.settling or p.name == "api"]
+            await _stand_in(pool, config, token)
         started = await stack.enter_async_context(running(programs, folder))
         async with aiohttp.ClientSession() as http:
-            await while_running(started, _ready(http, config.server.base_url))
+            await while_running(started, until_answered(http, f"{config.server.base_url}/ready"))
         stage = Stage(
             shape=shape,
             folder=folder,
             config=config,
+            environment=keyless,
             database_url=url,
             token=token,
             pool=pool,
@@ -167,6 +186,21 @@ async def open_stage(shape: Shape) -> AsyncIterator[Stage]:
             await pool.execute("UPDATE signers SET paused_reason = 'bench' WHERE paused_reason IS NULL")
             await asyncio.sleep(1)
         yield stage
+
+
+_BARE = {
+    name: (sys.executable, "-m", "benchmarks.skeleton", argument)
+    for name, argument in (("api", "api"), ("worker-1", "worker"))
+}
+
+
+async def _stand_in(pool: Pool, config: Config, token: Address) -> None:
+    """The rows that payfirst's workers make when they start: where the chain stands, and the token's supply."""
+    network = config.network.network.caip2
+    async with database.transaction(pool, "start") as connection:
+        await heads.start(connection, network, ReadBlock(BlockNumber(0), BlockHash(bytes(32)), UnixTime(0)))
+        facts = tokens.TokenFacts(token, "Bench", "BENCH", 10**18, MAX_MINT_COUNT, 0)
+        await tokens.sync(connection, network, facts, height=BlockNumber(0))
 
 
 async def demand_safety(stage: Stage) -> None:
@@ -194,11 +228,12 @@ def _postmaster(folder: Path) -> int:
     return int(found.read_text().splitlines()[0])
 
 
-async def _ready(http: aiohttp.ClientSession, base_url: str) -> None:
+async def until_answered(http: aiohttp.ClientSession, url: str) -> None:
+    """Ask until the answer is 200."""
     async with asyncio.timeout(READY_TIMEOUT_S):
         while True:
             with contextlib.suppress(aiohttp.ClientError):
-                async with http.get(f"{base_url}/ready") as response:
+                async with http.get(url) as response:
                     if response.status == 200:
                         return
             await asyncio.sleep(0.05)
