@@ -5,6 +5,7 @@ Addresses and hashes travel as bytes inside payfirst; text exists only at the ed
 
 from __future__ import annotations
 
+import binascii
 import datetime as dt
 import re
 import uuid
@@ -31,8 +32,7 @@ Depth: TypeAlias = int | Tag
 UINT256_MAX = 2**256 - 1
 ZERO_ADDRESS = Address(bytes(20))
 
-_ADDRESS = re.compile(r"0[xX][0-9a-fA-F]{40}")
-_BYTES32 = re.compile(r"0[xX][0-9a-fA-F]{64}")
+_HEX_PREFIXES = ("0x", "0X")
 
 
 def keccak(data: bytes) -> bytes:
@@ -46,16 +46,30 @@ def parse_address(text: str) -> Address:
 
     Raises ValueError on anything else.
     """
-    if not _ADDRESS.fullmatch(text):
-        raise ValueError(f"not an address: expected 0x and 40 hex digits, got {text[:64]!r}")
-    return Address(bytes.fromhex(text[2:]))
+    if len(text) == 42:
+        try:
+            return Address(parse_hex(text))
+        except ValueError:
+            pass
+    raise ValueError(f"not an address: expected 0x and 40 hex digits, got {text[:64]!r}")
 
 
 def parse_bytes32(text: str) -> bytes:
     """32 bytes from `0x` and 64 hex digits. Raises ValueError on anything else."""
-    if not _BYTES32.fullmatch(text):
-        raise ValueError(f"expected 0x and 64 hex digits, got {text[:80]!r}")
-    return bytes.fromhex(text[2:])
+    if len(text) == 66:
+        try:
+            return parse_hex(text)
+        except ValueError:
+            pass
+    raise ValueError(f"expected 0x and 64 hex digits, got {text[:80]!r}")
+
+
+def parse_hex(text: str) -> bytes:
+    """The bytes of `0x` and an even number of hex digits. Raises ValueError on anything else."""
+    if text[:2] not in _HEX_PREFIXES:
+        raise ValueError("expected 0x")
+    # It takes hex digits and nothing else, where bytes.fromhex skips white space; both are a third of a pattern's cost.
+    return binascii.unhexlify(text[2:])
 
 
 def hex_text(data: bytes) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 import uuid
@@ -13,8 +12,9 @@ from typing import Literal
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from payfirst.api import conditions, problems
+from payfirst.api import conditions, in_time, problems
 from payfirst.api.documents import FAILED_BY_HAND, AcceptedDocument, Seen, seen
+from payfirst.api.in_time import InTime
 from payfirst.api.mint_request import (
     PREFIX,
     PaymentHeader,
@@ -56,8 +56,6 @@ from payfirst.x402.requirements import PaymentRequirements
 from payfirst.x402.responses import SETTLEMENT_HEADER_NAMES, payment_required, settlement
 from payfirst.x402.verify import KEY_SIGNATURE_BYTES, BadSignature, InvalidPayment, verify
 
-# The database's own timeouts end a request before; this one is for a body that never ends, and for faults of ours.
-REQUEST_TIMEOUT_S = 60.0
 OFFERS_KEPT_MAX = 4_096
 ID_RANDOM_BYTES = 10
 IDS_DRAWN_AT_ONCE = 256
@@ -107,7 +105,7 @@ class MintRoute:
         self._status_url = f"{self._base_url}/api/payment/"
         self._offers: dict[tuple[Address, AtomicAmount, int], PaymentRequirements] = {}
         self._ids = PaymentIds()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._in_time = InTime()
         # Authorizations whose commit is under way: a look-up does not see them yet, and how many requests wait.
         self._storing: Counter[tuple[Address, AuthorizationNonce]] = Counter()
         self._demand_that_offers_can_be_made()
@@ -135,10 +133,7 @@ class MintRoute:
         try:
             payment, length, prefer = read_headers(scope["headers"])
             token = token_in_path(scope["path"])
-            if self._loop is None:
-                self._loop = asyncio.get_running_loop()  # once: up to Python 3.11 it is a system call
-            # One timeout for all of it: each costs some microseconds.
-            async with asyncio.Timeout(self._loop.time() + REQUEST_TIMEOUT_S):
+            with self._in_time:
                 wanted = wanted_in(token, await read_body(receive, length))
                 answer = self._offer(wanted) if payment is None else await self._take(wanted, payment)
             if prefer and payment is not None and isinstance(answer, UnderWay):
@@ -146,7 +141,7 @@ class MintRoute:
             return answer
         except TimeoutError:
             if wanted is None:
-                sentence = f"The body did not arrive within {REQUEST_TIMEOUT_S:.0f} s. Send the request again."
+                sentence = f"The body did not arrive within {in_time.REQUEST_TIMEOUT_S:.0f} s. Send the request again."
                 return problems.refusal(BodyTooSlow(sentence))
             return _not_known()
         except StoreUnavailable as error:

@@ -6,7 +6,6 @@ Sources: x402 specification v1 and v2 (exact scheme on EVM), EIP-3009.
 from __future__ import annotations
 
 import binascii
-import re
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -21,6 +20,7 @@ from payfirst.units import (
     UnixTime,
     parse_address,
     parse_bytes32,
+    parse_hex,
 )
 from payfirst.x402.wire import AcceptedWire, AuthorizationWire, ExactWire, PayloadV1, PayloadV2, VersionWire
 
@@ -29,8 +29,7 @@ UNIX_TIME_MAX_S = 2**63 - 1  # int64, as the database holds times
 
 HEADER_NAMES: dict[int, str] = {1: "X-PAYMENT", 2: "PAYMENT-SIGNATURE"}
 
-_DECIMAL = re.compile(r"0|[1-9][0-9]{0,77}")
-_HEX = re.compile(r"0[xX][0-9a-fA-F]*")
+_UINT256_DIGITS = 78
 
 _DECODER_V1 = msgspec.json.Decoder(PayloadV1)
 _DECODER_V2 = msgspec.json.Decoder(PayloadV2)
@@ -200,13 +199,15 @@ def _nonce(text: str) -> AuthorizationNonce:
 
 def _signature(text: str) -> bytes:
     # Any length is well formed; whether it can be a signature at all is for verify to say.
-    if not _HEX.fullmatch(text) or len(text) % 2:
-        raise ValueError("payload.signature: expected 0x and an even number of hex digits")
-    return bytes.fromhex(text[2:])
+    try:
+        return parse_hex(text)
+    except ValueError:
+        raise ValueError("payload.signature: expected 0x and an even number of hex digits") from None
 
 
 def _uint(text: str, name: str, most: int) -> int:
-    if not _DECIMAL.fullmatch(text):
+    # isdigit alone takes the digits of other scripts too; an amount has one spelling, so no leading zeros.
+    if not (text.isascii() and text.isdigit()) or len(text) > _UINT256_DIGITS or (text[0] == "0" and text != "0"):
         raise ValueError(f"{name}: expected a decimal string such as '10000', got {text[:80]!r}")
     value = int(text)
     if value > most:

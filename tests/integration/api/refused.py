@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from payfirst.api import mint
+from payfirst.api import in_time
 from payfirst.units import Address, AtomicAmount, UnixTime, checksum_address, hex_text
 from payfirst.x402.eip712 import Asset
 from payfirst.x402.networks import network_from_text
@@ -426,7 +426,7 @@ async def _slowly(shop: Shop, _buyer: Buyer) -> httpx.Response:
         await asyncio.Event().wait()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mint, "REQUEST_TIMEOUT_S", 0.01)
+        patch.setattr(in_time, "REQUEST_TIMEOUT_S", 0.01)
         return await shop.client.post(MINT_PATH, content=body())
 
 
