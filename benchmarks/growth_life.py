@@ -158,13 +158,10 @@ class Life:
         envelope = self._envelope("settle")
         with self._meter.step("send", of=BATCH):
             async with self._db.transaction():
-                await settling.lock_claimed(self._db, ids, claim=CLAIM)
-                await tokens.lock_supply(self._db, NETWORK, [TOKEN_BYTES])
-                await tokens.add_reserved(self._db, NETWORK, {TOKEN_BYTES: len(ids) * UNITS})
-                await tokens.mark_reserved(self._db, ids, owner=CLAIM.owner, epoch=CLAIM.epoch)
                 transaction_id = await transactions.store(self._db, envelope, item_count=len(ids))
                 await transactions.store_payment_items(self._db, transaction_id, ids)
-                await settling.mark_sent(self._db, ids, tx_hash=envelope.hash, claim=CLAIM)
+                await settling.mark_sent(self._db, claimed, tx_hash=envelope.hash, claim=CLAIM)
+                await tokens.take_supply(self._db, NETWORK, {TOKEN_BYTES: len(ids) * UNITS})
             await transactions.in_flight(self._db, NETWORK, SIGNER_BYTES)
 
     async def _confirm(self, accepted: Sequence[NewPayment]) -> list[CreditCandidate]:

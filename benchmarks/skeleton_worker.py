@@ -24,7 +24,7 @@ from payfirst.store.crediting import Completion, CreditCandidate
 from payfirst.store.database import Connection, Pool
 from payfirst.store.heads import ReadBlock
 from payfirst.store.mints import NewMint
-from payfirst.store.settling import Claim
+from payfirst.store.settling import Claim, ClaimedPayment
 from payfirst.store.signers import Purpose
 from payfirst.store.transactions import Envelope, ItemOutcome, UnresolvedHash
 from payfirst.units import AccountNonce, Address, TxHash, UnixTime, Wei, uuid7
@@ -149,17 +149,12 @@ class Skeleton:
                 tx_hash: TxHash,
                 ids: Sequence[uuid.UUID] = ids,
                 units: dict[Address, int] = units,
+                claimed: Sequence[ClaimedPayment] = claimed,
             ) -> None:
-                await settling.lock_claimed(connection, ids, claim=claim)
-                supply = await tokens.lock_supply(connection, network, sorted(units))
-                for address, wanted in units.items():
-                    left = supply[address]
-                    if left.max_mint_count is None or left.minted + left.reserved + wanted > left.max_mint_count:
-                        raise RuntimeError("the benchmark's token is sold out")
-                await tokens.add_reserved(connection, network, units)
-                await tokens.mark_reserved(connection, ids, owner=claim.owner, epoch=claim.epoch)
                 await transactions.store_payment_items(connection, transaction_id, ids)
-                await settling.mark_sent(connection, ids, tx_hash=tx_hash, claim=claim)
+                await settling.mark_sent(connection, claimed, tx_hash=tx_hash, claim=claim)
+                if not await tokens.take_supply(connection, network, units):
+                    raise RuntimeError("the benchmark's token is sold out")
 
             await self._settle.send(
                 self._terms.multicall3, contracts.encode_aggregate3([(asset, call) for call in calls]),

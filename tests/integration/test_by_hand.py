@@ -33,12 +33,16 @@ async def db(any_database_url: str) -> AsyncIterator[Any]:
     await connection.close()
 
 
-async def claim_payments(db: Any) -> list[uuid.UUID]:
+async def claim(db: Any) -> list[settling.ClaimedPayment]:
     """What a settler claims now."""
-    claimed = await settling.claim_pending(
+    return await settling.claim_pending(
         db, network="n", asset=OWN, claim=CLAIM, lease_s=30, limit=9, valid_before_min=UnixTime(0)
     )
-    return [c.id for c in claimed]
+
+
+async def claim_payments(db: Any) -> list[uuid.UUID]:
+    """The ids of what a settler claims now."""
+    return [c.id for c in await claim(db)]
 
 
 async def claim_units(db: Any) -> list[mints.ClaimedMint]:
@@ -49,10 +53,11 @@ async def claim_units(db: Any) -> list[mints.ClaimedMint]:
 async def test_a_payment_held_after_it_was_claimed_is_not_sent(db: Any) -> None:
     """The claim is taken away, so the commit that would send it undoes itself."""
     first, second = await payment(db, "pending"), await payment(db, "pending")
-    assert set(await claim_payments(db)) == {first, second}
+    claimed = await claim(db)
+    assert {c.id for c in claimed} == {first, second}
     assert (await by_hand.hold(db, first, reason="stop", actor="ada")).ok
     with pytest.raises(LeaseLost):
-        await settling.mark_sent(db, [first, second], tx_hash=TxHash(b"\x01" * 32), claim=CLAIM)
+        await settling.mark_sent(db, claimed, tx_hash=TxHash(b"\x01" * 32), claim=CLAIM)
     await db.execute("UPDATE payment_queue SET lease_until = NULL, status = 'pending', tx_hash = NULL")
     assert await claim_payments(db) == [second]
     assert (await by_hand.release(db, first, actor="ada")).ok
