@@ -1,4 +1,4 @@
-"""The signed bytes of a mined transaction, put together again from its fields. Pure.
+"""The bytes of transactions, put together from their fields: those of mined ones again. Pure.
 
 RLP is the Ethereum yellow paper's appendix B; the envelopes are EIP-155, EIP-2930 and EIP-1559.
 """
@@ -14,6 +14,7 @@ from payfirst.units import AccountNonce, Address, BlockNumber, Gas, TxHash, Wei,
 
 Item: TypeAlias = "bytes | list[Item]"
 
+DYNAMIC_FEE = b"\x02"  # how the bytes of an EIP-1559 transaction begin
 _LEGACY, _ACCESS_LIST, _DYNAMIC_FEE = 0, 1, 2
 _SHORT_MAX = 55
 
@@ -70,13 +71,14 @@ def encode(item: Item) -> bytes:
 def _headed(offset: int, payload: bytes) -> bytes:
     if len(payload) <= _SHORT_MAX:
         return bytes([offset + len(payload)]) + payload
-    length = _minimal(len(payload))
+    length = minimal(len(payload))
     return bytes([offset + _SHORT_MAX + len(length)]) + length + payload
 
 
 def _number(text: str | None) -> bytes:
-    return _minimal(number_of(text or "0x0"))
+    return minimal(number_of(text or "0x0"))
 
 
-def _minimal(number: int) -> bytes:
+def minimal(number: int) -> bytes:
+    """A number as RLP has it: big-endian without leading zeros, 0 is empty."""
     return number.to_bytes((number.bit_length() + 7) // 8)

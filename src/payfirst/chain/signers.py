@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 from coincurve import PrivateKey
 
+from payfirst.chain import raw
 from payfirst.chain.fees import Fees
 from payfirst.units import AccountNonce, Address, Gas, TxHash, checksum_address, keccak
+
+KEY_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +29,11 @@ class Signer:
     """One key. Its repr shows the address only."""
 
     def __init__(self, private_key: bytes) -> None:
-        # Loaded with the first key: it takes most of a second, which commands without one need not spend.
-        from eth_account import Account
-
-        self._account = Account.from_key(private_key)
-        self.address = Address(bytes.fromhex(self._account.address[2:]))
+        """Raises ValueError when the bytes are no key."""
+        if len(private_key) != KEY_BYTES:  # shorter ones would be filled up
+            raise ValueError(f"a private key has {KEY_BYTES} bytes, not {len(private_key)}")
+        self._key = PrivateKey(private_key)
+        self.address = _address_of(self._key)
 
     def __repr__(self) -> str:
         return f"Signer({checksum_address(self.address)})"
@@ -38,23 +41,18 @@ class Signer:
     def sign(
         self, *, chain_id: int, nonce: AccountNonce, to: Address, data: bytes, gas_limit: Gas, fees: Fees
     ) -> SignedTransaction:
-        """An EIP-1559 transaction without value. Deterministic: the same input gives the same bytes."""
-        signed = self._account.sign_transaction(
-            {
-                "type": 2,
-                "chainId": chain_id,
-                "nonce": nonce,
-                "to": checksum_address(to),
-                "value": 0,
-                "data": data,
-                "gas": gas_limit,
-                "maxFeePerGas": fees.max_fee,
-                "maxPriorityFeePerGas": fees.max_priority_fee,
-            }
-        )
+        """A transaction without value and without access list, by EIP-1559.
+
+        Deterministic (RFC 6979): the same input gives the same bytes.
+        """
+        numbers = (chain_id, nonce, fees.max_priority_fee, fees.max_fee, gas_limit)
+        call: list[raw.Item] = [*map(raw.minimal, numbers), to, b"", data, []]
+        signature = self._key.sign_recoverable(keccak(raw.DYNAMIC_FEE + raw.encode(call)), hasher=None)
+        parity, r, s = (int.from_bytes(part) for part in (signature[64:], signature[:32], signature[32:64]))
+        signed = raw.DYNAMIC_FEE + raw.encode([*call, *map(raw.minimal, (parity, r, s))])
         return SignedTransaction(
-            hash=TxHash(bytes(signed.hash)),
-            signed=bytes(signed.raw_transaction),
+            hash=TxHash(keccak(signed)),
+            signed=signed,
             nonce=nonce,
             to=to,
             gas_limit=gas_limit,
@@ -70,7 +68,7 @@ class Treasury:
 
     def __init__(self, private_key: bytes) -> None:
         self._key = PrivateKey(private_key)
-        self.address = Address(keccak(self._key.public_key.format(compressed=False)[1:])[-20:])
+        self.address = _address_of(self._key)
 
     def __repr__(self) -> str:
         return f"Treasury({checksum_address(self.address)})"
@@ -79,6 +77,10 @@ class Treasury:
         """The 65 bytes r, s, v (27 or 28) over the EIP-712 digest of a transfer. Deterministic (RFC 6979)."""
         signature = self._key.sign_recoverable(digest, hasher=None)
         return signature[:64] + bytes((27 + signature[64],))
+
+
+def _address_of(key: PrivateKey) -> Address:
+    return Address(keccak(key.public_key.format(compressed=False)[1:])[-20:])
 
 
 def call_data(signed: bytes) -> bytes:

@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from payfirst.chain import calldata, depth
+from payfirst.chain import calldata, depth, raw
 from payfirst.chain.blocks import MinedTransaction, Receipt
 from payfirst.chain.evidence import TOKENS_MINTED, TRANSFER, paid_transfers
 from payfirst.chain.rpc import RpcClient, RpcUnavailable
@@ -40,7 +40,6 @@ BLOCKS_READ_MAX = 20_000
 # So many below the last block read, for a nonce that nothing bounds: a worker that lives through the loss of commits
 # may have read on past the signer's first transaction before anybody missed it.
 BLOCKS_BACK_MAX = 2_000
-DYNAMIC_FEE = b"\x02"  # how the bytes of an EIP-1559 transaction begin: the kind that the outbox makes
 
 log = get_logger()
 
@@ -268,7 +267,7 @@ class Adopter:
             max_fee=found.max_fee,
             max_priority_fee=found.max_priority_fee,
             # Bytes that the outbox could not bid higher for as they are: a reorg may let a no-op have their nonce.
-            is_noop=found.to == found.sender or found.signed[:1] != DYNAMIC_FEE,
+            is_noop=found.to == found.sender or found.signed[:1] != raw.DYNAMIC_FEE,
             payments=tuple(
                 calldata.authorizations_in(found.to, found.data, asset=terms.asset, multicall3=terms.multicall3)
             ),
