@@ -62,7 +62,7 @@ LEASE_S = 30.0
 ASSET_BYTES, TOKEN_BYTES, PAY_TO_BYTES, SIGNER_BYTES = (
     Address(bytes.fromhex(text[2:])) for text in (ASSET, TOKEN, PAY_TO, SIGNER)
 )
-CLAIM = Claim("growth", 1)
+CLAIM = Claim(SIGNER, 0)  # as the filled row of the signer has it
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 
 import asyncpg
@@ -13,10 +13,14 @@ import pytest
 from flow.refunding import check_refunds, give_treasury, owe, refunds_are
 from flow.rig import MINT_AMOUNT, Buyer, Rig, open_rig
 
+from payfirst.errors import StoreUnavailable
 from payfirst.local.chain import dev_address
+from payfirst.store import database
 from payfirst.units import AtomicAmount
 
+from .rig.machines import machines
 from .rig.servers import Pair, primary_and_standby
+from .test_machines import DATA, database_on
 from .test_outages import answers_again
 from .test_restored import SOON_FINAL, check, unfenced
 from .waiting import finds, idle, ready
@@ -155,3 +159,41 @@ async def test_fault_24_33_what_an_asynchronous_standby_lacked_is_lost_from_the_
         assert adopted == lost_by_then
         await check_refunds(rig, units=1, buyers=[owed_to])
         await check(rig, lost_and_delivered=3)
+
+
+# What a silent connection is given up after, and a little for a busy machine.
+MOVED_WITHIN_S = 22.0
+
+
+@pytest.mark.slow
+async def test_fault_24_a_database_machine_that_vanishes_in_silence_is_given_up_for_the_next_host() -> None:
+    """Its connections break for nobody: without limits of their own each would be waited for, one after the other."""
+    with machines(shop=[DATA], db1=[DATA], db2=[DATA]) as hosts:
+        async with database_on(hosts["db1"]) as (first, _), database_on(hosts["db2"]) as (second, _):
+            url = f"{first.removesuffix('/payfirst')},{second.partition('@')[2]}"
+            addresses = [hosts[name].addresses[DATA] for name in ("db1", "db2")]
+
+            def inside() -> float:
+                return asyncio.run(moves(url, *addresses, vanish=lambda: hosts["db1"].drop(DATA)))
+
+            moved_s = await asyncio.to_thread(hosts["shop"].run, inside)
+            print(f"the machine of the database vanished → the next host answers: {moved_s:.1f} s")
+            assert moved_s < MOVED_WITHIN_S
+
+
+async def moves(url: str, first: str, second: str, *, vanish: Callable[[], None]) -> float:
+    """Seconds from where the first host vanishes, with a pool full of connections to it, until the second answers."""
+    pool = await database.connect(url, name="test", size=4)
+
+    async def answers() -> str:
+        async with database.session(pool, "ask who it is") as connection:
+            return str(await connection.fetchval("SELECT host(inet_server_addr()) FROM pg_sleep(0.1)"))
+
+    assert await asyncio.gather(*(answers() for _ in range(4))) == [first] * 4
+    vanish()
+    began = time.monotonic()
+    while True:
+        with contextlib.suppress(StoreUnavailable):
+            assert await answers() == second
+            pool.terminate()
+            return time.monotonic() - began

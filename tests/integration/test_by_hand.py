@@ -6,6 +6,7 @@ import datetime as dt
 import time
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
@@ -29,25 +30,40 @@ async def db(any_database_url: str) -> AsyncIterator[Any]:
     """A connection to a fresh database with a token of 100 mints."""
     connection = await asyncpg.connect(any_database_url)
     await connection.execute("INSERT INTO tokens (network, address, price, max_mint_count) VALUES ('n', $1, 1, 100)", A)
+    await connection.execute(
+        "INSERT INTO signers (network, address, purpose, next_nonce, epoch) VALUES ('n', $1, 'settle', 0, $2)",
+        CLAIM.owner,
+        CLAIM.epoch,
+    )
     yield connection
     await connection.close()
 
 
-async def claim(db: Any) -> list[settling.ClaimedPayment]:
+async def claim(db: Any, by: Claim = CLAIM) -> list[settling.ClaimedPayment]:
     """What a settler claims now."""
     return await settling.claim_pending(
-        db, network="n", asset=OWN, claim=CLAIM, lease_s=30, limit=9, valid_before_min=UnixTime(0)
+        db, network="n", asset=OWN, claim=by, lease_s=30, limit=9, valid_before_min=UnixTime(0)
     )
 
 
-async def claim_payments(db: Any) -> list[uuid.UUID]:
+async def claim_payments(db: Any, by: Claim = CLAIM) -> list[uuid.UUID]:
     """The ids of what a settler claims now."""
-    return [c.id for c in await claim(db)]
+    return [c.id for c in await claim(db, by)]
 
 
-async def claim_units(db: Any) -> list[mints.ClaimedMint]:
+async def claim_units(db: Any, by: Claim = CLAIM) -> list[mints.ClaimedMint]:
     """What a minter claims now."""
-    return await mints.claim(db, network="n", token=OWN, claim=CLAIM, lease_s=30, limit=9)
+    return await mints.claim(db, network="n", token=OWN, claim=by, lease_s=30, limit=9)
+
+
+async def test_who_lost_the_signer_claims_nothing(db: Any) -> None:
+    """It could not send it, and the new holder would have to wait for it; that one gets it at once."""
+    first, _ = await payment(db, "pending"), await completed(db)
+    lost = replace(CLAIM, epoch=CLAIM.epoch - 1)
+    assert await claim_payments(db, lost) == []
+    assert await claim_units(db, lost) == []
+    assert await claim_payments(db) == [first]
+    assert len(await claim_units(db)) == 2
 
 
 async def test_a_payment_held_after_it_was_claimed_is_not_sent(db: Any) -> None:

@@ -14,11 +14,12 @@ import asyncpg
 CONNECT_TIMEOUT_S = 5.0
 # While one host has not answered for so long, the next one is asked beside it: a machine that is gone says nothing.
 NEXT_HOST_S = 0.5
-# A peer that is silent for KEEPALIVE_IDLE_S is asked every KEEPALIVE_EVERY_S, and given up after so many questions;
-# what it does not acknowledge is given up after UNACKNOWLEDGED_MS. Without these the system tries for a quarter of an
-# hour, and a pool is full of connections to a machine that is no more.
-KEEPALIVE_IDLE_S, KEEPALIVE_EVERY_S, KEEPALIVES_MAX = 5, 3, 3
-UNACKNOWLEDGED_MS = 15_000
+# A peer that is silent for KEEPALIVE_IDLE_S is asked, and given up where it acknowledges nothing for UNACKNOWLEDGED_MS
+# (on systems without that option after so many questions). Else the system tries for a quarter of an hour, and a
+# pool is full of connections to a machine that is no more. Idle ones end just before the first that was in use then:
+# its successor must not be one of them, which would take as long again.
+KEEPALIVE_IDLE_S, KEEPALIVE_EVERY_S, KEEPALIVES_MAX = 3, 1, 7
+UNACKNOWLEDGED_MS = 10_000
 
 
 async def open_connection(url: str | None = None, **options: Any) -> asyncpg.Connection[asyncpg.Record]:

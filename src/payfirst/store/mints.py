@@ -35,7 +35,7 @@ WHERE t.network = $1 AND EXISTS (
 """
 
 # claim_mints: lease the oldest due units of one token; units whose payment a reorg took wait for its return, and
-# those that are on hold, by themselves or with their payment, for their release.
+# those that are on hold, by themselves or with their payment, for their release. Nothing for who lost the signer.
 CLAIM_MINTS = """
 UPDATE mint_queue m
 SET lease_owner = $3, lease_epoch = $4, lease_until = now() + $5 * interval '1 second'
@@ -45,6 +45,7 @@ FROM (
       AND (q.next_attempt_at IS NULL OR q.next_attempt_at <= now())
       AND (q.lease_until IS NULL OR q.lease_until < now())
       AND p.finality IN ('open', 'final') AND p.held_reason IS NULL
+      AND EXISTS (SELECT FROM signers s WHERE s.network = $1 AND s.address = $3 AND s.epoch = $4)
     ORDER BY q.id LIMIT $6 FOR UPDATE OF q SKIP LOCKED
 ) due
 WHERE m.id = due.id

@@ -25,7 +25,8 @@ from payfirst.units import (
 )
 
 # claim_pending: lease the oldest due payments of one asset; skip held and leased rows, and what is too near
-# to its end to be sent ($7, Unix seconds).
+# to its end to be sent ($7, Unix seconds). Nothing for who lost the signer and does not know it yet: what it took
+# would wait for a worker that cannot send it.
 CLAIM_PENDING = """
 UPDATE payment_queue p
 SET lease_owner = $3, lease_epoch = $4, lease_until = now() + $5 * interval '1 second'
@@ -34,6 +35,7 @@ FROM (
     WHERE network = $1 AND asset = $2 AND status = 'pending' AND held_reason IS NULL AND valid_before > $7
       AND (next_attempt_at IS NULL OR next_attempt_at <= now())
       AND (lease_until IS NULL OR lease_until < now())
+      AND EXISTS (SELECT FROM signers s WHERE s.network = $1 AND s.address = $3 AND s.epoch = $4)
     ORDER BY id LIMIT $6 FOR UPDATE SKIP LOCKED
 ) due
 WHERE p.id = due.id

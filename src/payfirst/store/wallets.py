@@ -66,10 +66,11 @@ WHERE network = $1 AND burns > 0 AND until > now() ORDER BY until DESC LIMIT $2
 
 # list_quarantined: who is set apart and until when, and how many payments of each are unsettled.
 LIST_QUARANTINED = """
-SELECT q.payer, q.burns, q.created_at, q.until, (
-    SELECT count(*) FROM payment_queue p
-    WHERE p.network = q.network AND p.payer = q.payer AND p.status IN ('pending', 'sent')) AS unsettled
-FROM quarantined_payers q WHERE q.network = $1 AND q.until > now() ORDER BY q.until DESC, q.payer LIMIT $2
+SELECT q.payer, q.burns, q.created_at, q.until, coalesce(u.payments, 0) AS unsettled
+FROM quarantined_payers q LEFT JOIN (
+    SELECT payer, count(*) AS payments FROM payment_queue WHERE network = $1 AND status IN ('pending', 'sent') GROUP BY 1
+) u ON u.payer = q.payer
+WHERE q.network = $1 AND q.until > now() ORDER BY q.until DESC, q.payer LIMIT $2
 """
 
 # release_payer: an operator lets it in again before its time is over.
