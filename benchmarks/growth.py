@@ -53,12 +53,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=8, help="measured by turns in both databases")
     parser.add_argument("--batches", type=int, default=10, help="of 100 payments, in each round")
     parser.add_argument("--long-run", type=int, default=50_000, help="payments that live while dead rows are counted")
+    parser.add_argument(
+        "--setting",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of PostgreSQL, beside the embedded server's",
+    )
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--folder", type=Path, help="where the databases are made (default: a temporary folder)")
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="payfirst-growth-", dir=options.folder) as folder:
         Path(folder).chmod(0o755)  # PostgreSQL runs as another user when we are root
         server = EmbeddedPostgres(Path(folder) / "postgres")
+        server.folder.mkdir()
+        own = [f"{name} = '{value}'\n" for name, _, value in (one.partition("=") for one in options.setting)]
+        (server.folder / "custom.conf").write_text("".join(own), encoding="utf-8")
         url = server.start()
         try:
             found = asyncio.run(_measure(url, options))

@@ -11,6 +11,7 @@ for use, and what payfirst costs above it is what those cost.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -36,7 +37,15 @@ async def section(*, counts: tuple[int, int, int], repeats: int, rate: float, se
     taken = await accept.section(apis=1, connections=(1, 64), counts=(alone, one), repeats=repeats, bare=True)
     taken |= await accept.section(apis=2, connections=(1_000,), counts=(many,), repeats=repeats, bare=True)
     flow = await end_to_end.section(Shape(bare=True), rate=rate, seconds=seconds)
-    return {"accept": taken, "end_to_end": flow}
+    return {"accept": taken, "end_to_end": flow, "cores_bound_per_s": cores_bound(taken, flow)}
+
+
+def cores_bound(taken: dict[str, Any], flow: dict[str, Any], *, cores: int | None = None) -> dict[str, int]:
+    """What all cores together would do of each at the CPU time that one costs: hardly moved by other programs, which
+    is what a rate is when they are there."""
+    cores = cores or os.cpu_count() or 1
+    costs = {shape: seen["cpu_us_sum"].median for shape, seen in taken.items()} | {"end_to_end": flow["cpu_us_sum"]}
+    return {shape: round(cores * 1e6 / us) for shape, us in costs.items() if us}
 
 
 def beside_goals(figures: dict[str, float]) -> dict[str, dict[str, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import signal
 import time
@@ -127,9 +128,10 @@ def _application(*_: object) -> Any:
 def main() -> None:
     """Serve until SIGTERM."""
     server = load(role="api").server
+    loop = Loops.uvloop if importlib.util.find_spec("uvloop") else Loops.asyncio  # as payfirst does
     MPServer(
         "skeleton", address=server.host, port=server.port, interface=Interfaces.RSGI, workers=server.processes,
         http=HTTPModes.http1, http1_settings=HTTP1Settings(max_buffer_size=65_536), websockets=False,
-        loop=Loops.asyncio, task_impl=TaskImpl.asyncio, runtime_threads=1, backlog=4_096, backpressure=4_096,
+        loop=loop, task_impl=TaskImpl.asyncio, runtime_threads=1, backlog=4_096, backpressure=4_096,
         log_level=LogLevels.warning, log_access=False,
     ).serve(target_loader=_application, wrap_loader=False)  # fmt: skip

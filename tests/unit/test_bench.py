@@ -65,6 +65,12 @@ def test_a_ceiling_is_told_beside_its_goal() -> None:
     assert beside["accept_p50_ms_c64"]["times"] == 1.25
 
 
+def test_cores_bound_a_rate_by_what_one_costs() -> None:
+    """Two cores have two million microseconds a second."""
+    bound = skeleton.cores_bound({"64": {"cpu_us_sum": figure(200)}}, {"cpu_us_sum": 1_000.0}, cores=2)
+    assert bound == {"64": 10_000, "end_to_end": 2_000}
+
+
 def test_memory_that_only_grows_at_first_is_flat() -> None:
     """What is loaded in the first fifth is no leak."""
     assert judged([50.0, 80.0, *[100.0 + noise % 3 for noise in range(20)]])["is_flat"]
