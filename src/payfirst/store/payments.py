@@ -108,9 +108,8 @@ PAYMENT_OF_MINT = "SELECT payment_id FROM mint_queue WHERE id = $1"
 PAYMENT_OF_ARCHIVED_MINT = "SELECT payment_id FROM mint_history WHERE id = $1"
 
 
-@dataclass(frozen=True, slots=True)
-class NewPayment:
-    """A verified payment on its way into the queue."""
+class NewPayment(msgspec.Struct, frozen=True):
+    """A verified payment on its way into the queue. A Struct, as those are made in a tenth of a dataclass' time."""
 
     id: uuid.UUID
     token: Address

@@ -66,9 +66,8 @@ async def test_a_client_that_goes_is_no_timeout(monkeypatch: pytest.MonkeyPatch)
 async def test_what_it_holds_together_raises_what_it_raised() -> None:
     """An error inside is not hidden, and no timer stays when nobody is in there."""
     limit = InTime()
-    with pytest.raises(ZeroDivisionError):
-        with limit:
-            _ = 1 / 0
+    with pytest.raises(ZeroDivisionError), limit:
+        _ = 1 / 0
     assert limit._timer is None
     assert await _held(limit, _set()) == "in time"
     assert limit._timer is None
