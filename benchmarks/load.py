@@ -99,7 +99,11 @@ def signed(shop: Shop, first: int, count: int, now: int) -> list[bytes]:
     payers = people(PAYER_ROLE, shop.payers)
     made: list[bytes] = []
     for number in range(first, first + count):
-        name, value = good_header(terms, payers[number % len(payers)], role="bench", number=number)
+        payer = payers[0 if shop.kind in ("replayed", "reused") else number % len(payers)]
+        if shop.kind in bad.SIGNED_KINDS:
+            name, value = bad.signed_badly(terms, payer, number, shop.kind)
+        else:
+            name, value = good_header(terms, payer, role="bench", number=number)
         made.append(request(shop, name, value) if shop.kind == "good" else bad.spoiled(shop, name, value, number))
     return made
 

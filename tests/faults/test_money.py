@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 from flow.rig import MINT_AMOUNT, PRICE, Buyer, Rig
+from msgspec import structs
 
 from payfirst.chain import contracts
 from payfirst.chain.abi import encode_call
@@ -134,7 +134,7 @@ async def test_fault_35_two_authorizations_in_one_transaction_one_of_them_to_the
         pass  # it has seen the chain and the token
     for authorization in (paying, deceiving):
         assert (await rig.order(buyer, 1, authorization=authorization)).status_code == 202
-    to_itself = replace(deceiving, pay_to=buyer.address)
+    to_itself = structs.replace(deceiving, pay_to=buyer.address)
     calls = [(rig.chain.usdc, transfer(buyer, each)) for each in (to_itself, paying)]
     receipt = await rig.chain.send(rig.chain.multicall3, contracts.encode_aggregate3(calls), gas=1_000_000)
     assert receipt.succeeded

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import eth_abi.abi
 import httpx
@@ -11,6 +10,7 @@ import pytest
 from contracts.token import compiled_for_tests
 from eth_account import Account
 from flow.rig import ENOUGH, NETWORK, Buyer, Rig, open_rig
+from msgspec import structs
 
 from payfirst.chain.abi import encode_call
 from payfirst.local.chain import LocalChain
@@ -35,7 +35,7 @@ async def taking(database_url: str, pool: Pool) -> AsyncIterator[Rig]:
 
 def by_wallet(buyer: Buyer, wallet: Address) -> tuple[Authorization, bytes]:
     """An authorization of the wallet's, and what its key makes of it: 97 bytes, which no key's signature has."""
-    authorization = replace(buyer.authorize(1), payer=wallet)
+    authorization = structs.replace(buyer.authorize(1), payer=wallet)
     return authorization, sign_authorization(buyer.asset, authorization, buyer.key) + bytes(32)
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from payfirst.errors import PayerError
 from payfirst.units import (
@@ -171,7 +172,7 @@ def test_v2_reads_back(authorization: Authorization, signature: bytes, amount: A
 def test_what_a_buyer_signs_is_taken(key: bytes, nonce: bytes, value: AtomicAmount, version: Literal[1, 2]) -> None:
     """Any key can pay any price, and its signature recovers to its own account."""
     requirements = replace(REQUIREMENTS, amount=value)
-    authorization = replace(GOOD, payer=address_of(key), nonce=AuthorizationNonce(nonce), value=value)
+    authorization = structs.replace(GOOD, payer=address_of(key), nonce=AuthorizationNonce(nonce), value=value)
     signature = sign_authorization(USDC, authorization, key)
     assert recover_signer(transfer_digest(USDC.domain_separator, authorization), signature) == authorization.payer
     header = (
@@ -185,7 +186,7 @@ def test_what_a_buyer_signs_is_taken(key: bytes, nonce: bytes, value: AtomicAmou
 @given(signature=st.binary(max_size=70) | st.binary(min_size=64, max_size=64).map(lambda rs: rs + b"\x1b"))
 def test_no_other_signature_is_taken(signature: bytes) -> None:
     """Arbitrary bytes in place of the signature are a bad signature, never anything else."""
-    payload = replace(PaymentPayload.from_header(HEADERS[1], version=1), signature=signature)
+    payload = structs.replace(PaymentPayload.from_header(HEADERS[1], version=1), signature=signature)
     with pytest.raises(BadSignature):
         verify(payload, REQUIREMENTS, now=NOW)
 
@@ -194,6 +195,6 @@ def test_no_other_signature_is_taken(signature: bytes) -> None:
 def test_no_bit_of_the_signature_is_free(bit: int) -> None:
     """A good signature with one bit changed is refused."""
     changed = int.from_bytes(GOOD_SIGNATURE) ^ (1 << bit)
-    payload = replace(PaymentPayload.from_header(HEADERS[1], version=1), signature=changed.to_bytes(65))
+    payload = structs.replace(PaymentPayload.from_header(HEADERS[1], version=1), signature=changed.to_bytes(65))
     with pytest.raises(InvalidPayment):
         verify(payload, REQUIREMENTS, now=NOW)

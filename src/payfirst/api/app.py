@@ -102,7 +102,10 @@ class Front:
                 await problems.send_answer(watched_send, preflight)
             elif scope["path"].startswith(PREFIX):
                 route = metrics.MINT_ROUTE
-                await self._mint.handle(scope, receive, watched_send)
+                answer = await self._mint.answer(scope, receive)
+                status = answer.status
+                await problems.send_answer(send, answer, added)
+                self._mint.count(answer, seconds=time.perf_counter() - started)
             else:
                 await self._others(scope, receive, watched_send)
                 route = self._paths.get(scope.get("endpoint"), OTHER_ROUTE)

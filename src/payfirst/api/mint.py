@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections import Counter
-from dataclasses import dataclass, replace
 from typing import Literal
 
 import msgspec
-from starlette.types import Receive, Scope, Send
+from msgspec import structs
+from starlette.types import Receive, Scope
 
 from payfirst.api import conditions, in_time, problems
 from payfirst.api.documents import FAILED_BY_HAND, AcceptedDocument, Seen, seen
@@ -30,7 +29,6 @@ from payfirst.api.problems import (
     Answer,
     BodyTooSlow,
     MalformedRequest,
-    send_answer,
 )
 from payfirst.api.runtime import Runtime, Service
 from payfirst.api.waiting import NoRoomToWait
@@ -70,12 +68,11 @@ SEND_AGAIN = "It is not known yet whether this payment was stored. Send this sam
 _ENCODER = msgspec.json.Encoder()
 
 
-class Offer(Answer):
+class Offer(Answer, frozen=True):
     """The 402 to a request that carries no payment yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class UnderWay(Answer):
+class UnderWay(Answer, frozen=True):
     """A 202: the payment is in the queue, put there by this request or by an earlier one."""
 
     payment_id: uuid.UUID
@@ -107,25 +104,22 @@ class MintRoute:
         self._ids = PaymentIds()
         self._in_time = InTime()
         # Authorizations whose commit is under way: a look-up does not see them yet, and how many requests wait.
-        self._storing: Counter[tuple[Address, AuthorizationNonce]] = Counter()
+        self._storing: dict[tuple[Address, AuthorizationNonce], int] = {}
         self._demand_that_offers_can_be_made()
 
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request of any method, and count it."""
-        started = time.perf_counter()
-        answer = await self._answer(scope, receive)
-        await send_answer(send, answer)
+    def count(self, answer: Answer, *, seconds: float) -> None:
+        """Count an answer that was sent so long after its request came."""
         measured = self._runtime.measured
-        match answer:
-            case UnderWay(is_new=True):
-                measured.accept.record(time.perf_counter() - started)
-            case Offer():
-                measured.offered += 1
-            case Answer(status=status) if status >= 400:
-                measured.refused[str(status)] += 1
+        if isinstance(answer, UnderWay):
+            if answer.is_new:
+                measured.accept.record(seconds)
+        elif isinstance(answer, Offer):
+            measured.offered += 1
+        elif answer.status >= 400:
+            measured.refused[str(answer.status)] += 1
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
-        """The answer; nothing that a client sends makes it raise."""
+    async def answer(self, scope: Scope, receive: Receive) -> Answer:
+        """The answer to one request of any method; nothing that a client sends makes it raise."""
         if scope["method"] != "POST":
             return problems.method_not_allowed(scope["method"], "POST")
         payment: PaymentHeader | None = None
@@ -181,7 +175,7 @@ class MintRoute:
                 wallet_signature_bytes_max=self._wallet_signature_bytes_max,
             )
             if by_wallet is not None:
-                payment = replace(payment, signature=by_wallet, by_wallet=True)
+                payment = structs.replace(payment, signature=by_wallet, by_wallet=True)
             # A request that repeats one that is being stored is admitted with it: it takes no other place.
             is_repeat = (payment.payer, payment.nonce) in self._storing
             if not is_repeat:
@@ -239,15 +233,15 @@ class MintRoute:
         That also when too many wait: an earlier request with this authorization may have been stored.
         """
         key = (payment.payer, payment.nonce)
-        self._storing[key] += 1
+        self._storing[key] = self._storing.get(key, 0) + 1
         try:
             return await service.acceptor.accept(payment)
         except NotNow as error:
             raise OutcomeUnknown("too many requests wait to be stored") from error
         finally:
-            self._storing[key] -= 1
-            if not self._storing[key]:
-                del self._storing[key]
+            left = self._storing.pop(key) - 1
+            if left:
+                self._storing[key] = left
 
     def _new_payment(self, wanted: Wanted, payload: PaymentPayload) -> NewPayment:
         authorization = payload.authorization
@@ -334,8 +328,9 @@ class MintRoute:
         return Answer(200, (JSON, NO_STORE, (name, header.encode())), now.body)
 
     def _accepted(self, payment_id: uuid.UUID, quantity: int, *, is_new: bool) -> UnderWay:
-        url = f"{self._status_url}{payment_id}"
-        body = _ENCODER.encode(AcceptedDocument(str(payment_id), quantity, "payment_pending", url))
+        id_text = str(payment_id)
+        url = self._status_url + id_text
+        body = _ENCODER.encode(AcceptedDocument(id_text, quantity, "payment_pending", url))
         return UnderWay(202, (JSON, NO_STORE, (b"location", url.encode())), body, payment_id, is_new)
 
     def _demand_that_offers_can_be_made(self) -> None:

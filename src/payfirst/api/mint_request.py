@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -23,6 +23,8 @@ PREFIX = "/api/mint/"
 BODY_BYTES_MAX = 4_096
 # More than configuration allows a request to buy: beyond it a number is malformed, below it refused by policy.
 QUANTITY_MAX = 250
+# Few tokens are sold, each under few spellings of its address; what is none is not kept.
+TOKEN_PATHS_MEMOISED_MAX = 256
 TOO_LARGE = f"The body may have {BODY_BYTES_MAX} bytes: send quantity and recipient only."
 
 PaymentHeader = tuple[Literal[1, 2], bytes]
@@ -51,8 +53,7 @@ class MintBody(msgspec.Struct):
 _BODY = msgspec.json.Decoder(MintBody)
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """What a request asks for. `recipient` is None where the payer is meant."""
 
     token: Address
@@ -85,6 +86,7 @@ def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[PaymentHeader 
     return payment, length, prefer
 
 
+@lru_cache(maxsize=TOKEN_PATHS_MEMOISED_MAX)
 def token_in_path(path: str) -> Address:
     """The address at the end of a path that begins with PREFIX."""
     try:

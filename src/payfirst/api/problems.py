@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import msgspec
@@ -114,8 +113,7 @@ class Problem(msgspec.Struct, omit_defaults=True, kw_only=True):
     reasons: list[str] = []
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """A whole HTTP answer; `content-length` is added when it is sent."""
 
     status: int
@@ -182,10 +180,10 @@ def internal_error() -> Answer:
     return problem(500, "internal_error", detail)
 
 
-async def send_answer(send: Send, answer: Answer) -> None:
-    """Send it, start and body."""
-    headers = list(answer.headers)
+async def send_answer(send: Send, answer: Answer, added: Sequence[Header] = ()) -> None:
+    """Send it, start and body, with some more headers."""
+    headers = [*answer.headers, *added]
     if answer.status != 204:  # RFC 9110: no content, and no length of it
-        headers.append((b"content-length", str(len(answer.body)).encode()))
+        headers.append((b"content-length", b"%d" % len(answer.body)))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body})

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
+
+import msgspec
 
 from payfirst.errors import PayerError, StoreUnavailable
 from payfirst.lifecycle import PaymentStatus
@@ -41,8 +42,7 @@ class OutcomeUnknown(StoreUnavailable):
     """The commit was cut; whether the payment was stored could not be found out in time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(msgspec.Struct, frozen=True):
     """A payment in the queue. `created` is false when it was there before this request."""
 
     id: uuid.UUID
@@ -50,8 +50,7 @@ class Accepted:
     status: PaymentStatus
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
+class _Waiting(msgspec.Struct, frozen=True):
     payment: NewPayment
     answer: asyncio.Future[Accepted]
 

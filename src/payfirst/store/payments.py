@@ -22,7 +22,7 @@ from payfirst.units import Address, AtomicAmount, AuthorizationNonce, MintId, Tx
 # such statements cannot wait for each other. The acceptance height is the database's: an API process may be behind.
 INSERT_PAYMENTS = """
 WITH offered AS (
-    SELECT * FROM unnest($4::uuid[], $5::bytea[], $6::bytea[], $7::bytea[], $8::bytea[], $9::numeric[],
+    SELECT * FROM unnest($4::uuid[], $5::bytea[], $6::bytea[], $7::bytea[], $8::bytea[], $9::text[],
                          $10::int[], $11::bigint[], $12::bigint[], $13::bytea[])
     AS o(id, payer, nonce, token, recipient, amount, quantity, valid_after, valid_before, signature)
 ), taken AS (
@@ -34,7 +34,7 @@ WITH offered AS (
 INSERT INTO payment_queue (id, network, asset, pay_to, token_address, payer, recipient, amount, quantity,
                            authorization_nonce, valid_after, valid_before, signature, accepted_height)
 SELECT o.id, $1, '0x' || encode($2, 'hex'), '0x' || encode($3, 'hex'), '0x' || encode(o.token, 'hex'),
-       '0x' || encode(o.payer, 'hex'), '0x' || encode(o.recipient, 'hex'), o.amount, o.quantity,
+       '0x' || encode(o.payer, 'hex'), '0x' || encode(o.recipient, 'hex'), o.amount::numeric, o.quantity,
        '0x' || encode(o.nonce, 'hex'), o.valid_after, o.valid_before, o.signature,
        (SELECT head_height FROM chain_heads WHERE network = $1)
 FROM offered o JOIN taken t ON t.payment_id = o.id
@@ -112,9 +112,8 @@ PAYMENT_OF_MINT = "SELECT payment_id FROM mint_queue WHERE id = $1"
 PAYMENT_OF_ARCHIVED_MINT = "SELECT payment_id FROM mint_history WHERE id = $1"
 
 
-@dataclass(frozen=True, slots=True)
-class NewPayment:
-    """A verified payment on its way into the queue."""
+class NewPayment(msgspec.Struct, frozen=True):
+    """A verified payment on its way into the queue. A Struct, as those are made in a tenth of a dataclass' time."""
 
     id: uuid.UUID
     token: Address
@@ -201,7 +200,7 @@ async def insert(
         [p.nonce for p in payments],
         [p.token for p in payments],
         [p.recipient for p in payments],
-        [p.amount for p in payments],
+        [str(p.amount) for p in payments],  # as text: the driver makes a Decimal of a number first
         [p.quantity for p in payments],
         [p.valid_after for p in payments],
         [p.valid_before for p in payments],

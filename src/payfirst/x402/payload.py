@@ -6,7 +6,6 @@ Sources: x402 specification v1 and v2 (exact scheme on EVM), EIP-3009.
 from __future__ import annotations
 
 import binascii
-from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import msgspec
@@ -52,8 +51,7 @@ class WrongVersion(MalformedPayment):
     code: ClassVar[str] = "invalid_x402_version"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Authorization:
+class Authorization(msgspec.Struct, frozen=True, kw_only=True):
     """EIP-3009's transferWithAuthorization parameters."""
 
     payer: Address
@@ -64,8 +62,7 @@ class Authorization:
     nonce: AuthorizationNonce
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AcceptedRequirements:
+class AcceptedRequirements(msgspec.Struct, frozen=True, kw_only=True):
     """What a v2 payer says it agreed to. None: the payer did not repeat that part of `extra`."""
 
     asset: Address
@@ -76,16 +73,19 @@ class AcceptedRequirements:
     payment_flow: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PaymentPayload:
+class PaymentPayload(msgspec.Struct, frozen=True, kw_only=True):
     """One payment as it was sent; well formed, not yet verified."""
 
     x402_version: int
     scheme: str
     network: str  # as sent: a v1 name or CAIP-2
     authorization: Authorization
-    signature: bytes = field(repr=False)  # 65 bytes if it is any good; kept out of logs
+    signature: bytes  # 65 bytes if it is any good
     accepted: AcceptedRequirements | None  # v2 only
+
+    def __repr__(self) -> str:
+        """Without the signature, which is kept out of logs."""
+        return f"PaymentPayload(v{self.x402_version}, {self.scheme}, {self.network}, {self.authorization})"
 
     @classmethod
     def from_header(cls, raw: bytes | str, *, version: Literal[1, 2]) -> PaymentPayload:

@@ -6,11 +6,12 @@ import asyncio
 import collections
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import httpx
 from coincurve import PrivateKey
 from flow.rig import PRICE, Buyer, Rig
+from msgspec import structs
 
 from payfirst.chain import contracts
 from payfirst.chain.abi import encode_call
@@ -116,7 +117,7 @@ class Crowd:
 
     async def forger(self, buyer: Buyer) -> None:
         """Signs with another's key."""
-        forged = replace(buyer.authorize(), payer=Buyer(self.rig.asset).address)
+        forged = structs.replace(buyer.authorize(), payer=Buyer(self.rig.asset).address)
         answer = await self.order("forger", buyer, forged)
         if answer is not None and answer.status_code != 402:
             self.complain("forger", answer)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 from typer.testing import CliRunner, Result
 
 from payfirst.chain.abi import encode_call
@@ -160,7 +161,7 @@ async def test_an_authorization_used_for_another_amount_needs_an_operator(rig: R
         pass
     authorization = buyer.authorize(2)
     assert (await rig.order(buyer, 2, authorization=authorization)).status_code == 202
-    cheaper = replace(authorization, value=PRICE)
+    cheaper = structs.replace(authorization, value=PRICE)
     await rig.chain.send(rig.chain.usdc, transfer(buyer, cheaper))
     await read_up_to_the_head(rig)
     assert await payfirst.kinds(repair=True, code=2) == ["payment_terms_differ"]

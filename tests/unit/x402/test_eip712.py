@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from eth_account import Account
 from eth_account.messages import SignableMessage, encode_typed_data
+from msgspec import structs
 
 from payfirst.units import UINT256_MAX, AtomicAmount, UnixTime, checksum_address, keccak
 from payfirst.x402.eip712 import Asset, recover_signer, transfer_digest
@@ -73,8 +74,8 @@ def test_a_domain_name_without_end_is_refused() -> None:
     "authorization",
     [
         AUTHORIZATION,
-        replace(AUTHORIZATION, value=AtomicAmount(0), valid_before=UnixTime(0)),
-        replace(AUTHORIZATION, value=AtomicAmount(UINT256_MAX), valid_after=UnixTime(2**63 - 1)),
+        structs.replace(AUTHORIZATION, value=AtomicAmount(0), valid_before=UnixTime(0)),
+        structs.replace(AUTHORIZATION, value=AtomicAmount(UINT256_MAX), valid_after=UnixTime(2**63 - 1)),
     ],
     ids=["usual", "zeros", "largest"],
 )
