@@ -68,7 +68,8 @@ WHERE network = $1 AND burns > 0 AND until > now() ORDER BY until DESC LIMIT $2
 LIST_QUARANTINED = """
 SELECT q.payer, q.burns, q.created_at, q.until, coalesce(u.payments, 0) AS unsettled
 FROM quarantined_payers q LEFT JOIN (
-    SELECT payer, count(*) AS payments FROM payment_queue WHERE network = $1 AND status IN ('pending', 'sent') GROUP BY 1
+    SELECT payer, count(*) AS payments FROM payment_queue
+    WHERE network = $1 AND status IN ('pending', 'sent') GROUP BY payer
 ) u ON u.payer = q.payer
 WHERE q.network = $1 AND q.until > now() ORDER BY q.until DESC, q.payer LIMIT $2
 """
