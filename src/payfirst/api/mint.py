@@ -281,8 +281,7 @@ class MintRoute:
         if is_signed:
             if (payment.payer, payment.nonce) in self._storing:
                 raise OutcomeUnknown("an earlier request with this authorization is being stored")
-            async with self._runtime.read_slot():
-                stored = await service.acceptor.find(payment)
+            stored = await service.acceptor.find(payment)
             if stored is not None:
                 return await self._accepted_before(stored, payment.quantity, version)
         if isinstance(refusal, InvalidPayment) and requirements is not None:

@@ -28,7 +28,7 @@ from payfirst.store import processes
 from payfirst.store.database import Connection, Pool, connect, session
 from payfirst.store.wake import PAYMENTS, Notifier, listen_to_changes
 
-POOL_SIZE = 8
+POOL_SIZE = 9
 # Reads never take all connections: the batch writers, on which every 202 waits, keep theirs.
 READS_AT_ONCE_MAX = 3
 READ_WAIT_S = 5.0

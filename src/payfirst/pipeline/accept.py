@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+<<<<<<< HEAD
 from collections.abc import Sequence
 from typing import ClassVar, TypeAlias
+=======
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, ClassVar
+>>>>>>> accept
 
 import msgspec
 
@@ -24,6 +29,8 @@ from payfirst.units import Address, AuthorizationNonce
 BATCH_MAX = 256
 FULL_WRITERS = 1
 WAITING_MAX = 10_000
+# So many of the authorizations that were stored last are known to be: who sends one again has it looked up at once.
+KNOWN_MAX = 10_000
 # How long an uncertain commit is looked for before the buyer is asked to send the same header again.
 REREAD_S = 3.0
 REREAD_EVERY_S = 0.1
@@ -55,8 +62,16 @@ class _Waiting(msgspec.Struct, frozen=True):
     answer: asyncio.Future[Accepted]
 
 
+class _Sought(msgspec.Struct, frozen=True):
+    key: tuple[Address, AuthorizationNonce]
+    answer: asyncio.Future[StoredPayment | None]
+
+
 class Acceptor:
-    """A batch writer: the requests in flight share one statement and one commit."""
+    """A batch writer: the requests in flight share one statement and one commit, and look-ups in flight one statement.
+
+    What is refused, or sent again, must not cost more than what is accepted: anybody can sign it and send it.
+    """
 
     def __init__(self, pool: Pool, *, network: str, asset: Address, pay_to: Address, notifier: Notifier) -> None:
         self._pool = pool
@@ -68,6 +83,9 @@ class Acceptor:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._some_wait = asyncio.Event()
         self._many_wait = asyncio.Event()
+        self._sought: list[_Sought] = []
+        self._some_sought = asyncio.Event()
+        self._known: dict[tuple[Address, AuthorizationNonce], None] = {}  # in the order in which they became it
 
     async def accept(self, payment: NewPayment) -> Accepted:
         """Store one payment; returns after the commit.
@@ -77,9 +95,11 @@ class Acceptor:
         """
         if len(self._waiting) >= WAITING_MAX:
             raise NotNow("Too many requests at once. Nothing was taken.", retry_after_s=1)
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()  # once: up to Python 3.11 it is a system call
-        waiting = _Waiting(payment, self._loop.create_future())
+        if _key(payment) in self._known:
+            earlier = await self.find(payment)
+            if earlier is not None:
+                return earlier
+        waiting = _Waiting(payment, self._future())
         self._waiting.append(waiting)
         self._some_wait.set()
         if len(self._waiting) >= BATCH_MAX:
@@ -91,6 +111,7 @@ class Acceptor:
 
         Raises AuthorizationReused or StoreUnavailable.
         """
+<<<<<<< HEAD
         async with session(self._pool, "look for an earlier payment") as connection:
             found = await self._find(connection, [payment])
         stored = found.get(_key(payment))
@@ -105,10 +126,25 @@ class Acceptor:
         if any(stored.status in (PaymentStatus.PENDING, PaymentStatus.SENT) for stored in found.values()):
             await payments.wait_for_standby(connection, timeout_s=REREAD_S)
         return found
+=======
+        if len(self._sought) >= WAITING_MAX:
+            raise StoreUnavailable("too many requests wait to be looked up")
+        sought = _Sought(_key(payment), self._future())
+        self._sought.append(sought)
+        self._some_sought.set()
+        stored = await sought.answer
+        return None if stored is None else _replayed(payment, stored)
+
+    def _future(self) -> asyncio.Future[Any]:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()  # once: up to Python 3.11 it is a system call
+        return self._loop.create_future()
+>>>>>>> accept
 
     async def run(self) -> None:
         """Write until cancelled: while one batch commits, the next one gathers."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._look_up())
             group.create_task(self._write(self._some_wait))
             for _ in range(FULL_WRITERS):
                 group.create_task(self._write(self._many_wait))
@@ -130,6 +166,41 @@ class Acceptor:
                     _refuse(waiting, error)
                 raise
 
+    async def _look_up(self) -> None:
+        while True:
+            await self._some_sought.wait()
+            batch, self._sought = self._sought[:BATCH_MAX], self._sought[BATCH_MAX:]
+            if not self._sought:
+                self._some_sought.clear()
+            try:
+                found = await self._find_all({sought.key for sought in batch}, "look for earlier payments")
+            except Exception as error:  # noqa: BLE001 - the requests that wait must be told; each raises it again
+                for sought in batch:
+                    if not sought.answer.done():
+                        sought.answer.set_exception(error)
+                continue
+            for sought in batch:
+                if not sought.answer.done():
+                    sought.answer.set_result(found.get(sought.key))
+
+    async def _find_all(
+        self, keys: Collection[tuple[Address, AuthorizationNonce]], doing: str
+    ) -> dict[tuple[Address, AuthorizationNonce], StoredPayment]:
+        async with session(self._pool, doing) as connection:
+            found = await payments.find_by_authorization(
+                connection, network=self._network, asset=self._asset, keys=list(keys)
+            )
+        self._know(found)
+        return found
+
+    def _know(self, stored: Iterable[tuple[Address, AuthorizationNonce]]) -> None:
+        """Remember that these are taken. Nothing rests on it: what is not known is found by the insert."""
+        known = self._known
+        for key in stored:
+            known[key] = None
+        while len(known) > KNOWN_MAX:
+            del known[next(iter(known))]
+
     async def _store(self, batch: Sequence[_Waiting]) -> None:
         try:
             created = await self._insert([w.payment for w in batch])
@@ -143,10 +214,14 @@ class Acceptor:
         if created:
             metrics.ACCEPT_BATCH.observe(len(created))
             self._notifier.wake()
-        repeated = [w for w in batch if w.payment.id not in created]
+        repeated: list[_Waiting] = []
         for waiting in batch:
-            if waiting.payment.id in created:
-                _answer(waiting, Accepted(waiting.payment.id, created=True, status=PaymentStatus.PENDING))
+            id_ = waiting.payment.id
+            if id_ in created:
+                _answer(waiting, Accepted(id_, created=True, status=PaymentStatus.PENDING))
+            else:
+                repeated.append(waiting)
+        self._know(_key(waiting.payment) for waiting in batch)
         if repeated:
             await self._settle_uncertain(repeated)
 
@@ -169,8 +244,12 @@ class Acceptor:
         deadline = loop.time() + REREAD_S
         while True:
             try:
+<<<<<<< HEAD
                 async with session(self._pool, "read payments again") as connection:
                     found = await self._find(connection, [w.payment for w in batch])
+=======
+                found = await self._find_all({_key(w.payment) for w in batch}, "read payments again")
+>>>>>>> accept
                 break
             except StoreUnavailable as error:
                 if loop.time() >= deadline:
