@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-<<<<<<< HEAD
-from collections.abc import Sequence
-from typing import ClassVar, TypeAlias
-=======
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, ClassVar
->>>>>>> accept
+from typing import Any, ClassVar, TypeAlias
 
 import msgspec
 
@@ -20,7 +15,7 @@ from payfirst.ops import metrics
 from payfirst.pipeline.admission import NotNow
 from payfirst.store import payments
 from payfirst.store import wallets as wallet_rows
-from payfirst.store.database import Connection, Pool, session, transaction
+from payfirst.store.database import Pool, session, transaction
 from payfirst.store.payments import NewPayment, StoredPayment
 from payfirst.store.wake import Notifier
 from payfirst.units import Address, AuthorizationNonce
@@ -85,7 +80,7 @@ class Acceptor:
         self._many_wait = asyncio.Event()
         self._sought: list[_Sought] = []
         self._some_sought = asyncio.Event()
-        self._known: dict[tuple[Address, AuthorizationNonce], None] = {}  # in the order in which they became it
+        self._known: dict[_Key, None] = {}  # in the order in which they became it
 
     async def accept(self, payment: NewPayment) -> Accepted:
         """Store one payment; returns after the commit.
@@ -111,22 +106,6 @@ class Acceptor:
 
         Raises AuthorizationReused or StoreUnavailable.
         """
-<<<<<<< HEAD
-        async with session(self._pool, "look for an earlier payment") as connection:
-            found = await self._find(connection, [payment])
-        stored = found.get(_key(payment))
-        return None if stored is None else _replayed(payment, stored)
-
-    async def _find(self, connection: Connection, wanted: Sequence[NewPayment]) -> dict[_Key, StoredPayment]:
-        """What these authorizations hold, once it is as durable as a commit of now."""
-        found = await payments.find_by_authorization(
-            connection, network=self._network, asset=self._asset, keys=[_key(payment) for payment in wanted]
-        )
-        # Of what has ended the chain has the evidence.
-        if any(stored.status in (PaymentStatus.PENDING, PaymentStatus.SENT) for stored in found.values()):
-            await payments.wait_for_standby(connection, timeout_s=REREAD_S)
-        return found
-=======
         if len(self._sought) >= WAITING_MAX:
             raise StoreUnavailable("too many requests wait to be looked up")
         sought = _Sought(_key(payment), self._future())
@@ -139,7 +118,6 @@ class Acceptor:
         if self._loop is None:
             self._loop = asyncio.get_running_loop()  # once: up to Python 3.11 it is a system call
         return self._loop.create_future()
->>>>>>> accept
 
     async def run(self) -> None:
         """Write until cancelled: while one batch commits, the next one gathers."""
@@ -183,17 +161,18 @@ class Acceptor:
                 if not sought.answer.done():
                     sought.answer.set_result(found.get(sought.key))
 
-    async def _find_all(
-        self, keys: Collection[tuple[Address, AuthorizationNonce]], doing: str
-    ) -> dict[tuple[Address, AuthorizationNonce], StoredPayment]:
+    async def _find_all(self, keys: Collection[_Key], doing: str) -> dict[_Key, StoredPayment]:
         async with session(self._pool, doing) as connection:
             found = await payments.find_by_authorization(
                 connection, network=self._network, asset=self._asset, keys=list(keys)
             )
+            # Also as durable as a commit of now, where it has not ended: of what has, the chain has the evidence.
+            if any(stored.status in (PaymentStatus.PENDING, PaymentStatus.SENT) for stored in found.values()):
+                await payments.wait_for_standby(connection, timeout_s=REREAD_S)
         self._know(found)
         return found
 
-    def _know(self, stored: Iterable[tuple[Address, AuthorizationNonce]]) -> None:
+    def _know(self, stored: Iterable[_Key]) -> None:
         """Remember that these are taken. Nothing rests on it: what is not known is found by the insert."""
         known = self._known
         for key in stored:
@@ -244,12 +223,7 @@ class Acceptor:
         deadline = loop.time() + REREAD_S
         while True:
             try:
-<<<<<<< HEAD
-                async with session(self._pool, "read payments again") as connection:
-                    found = await self._find(connection, [w.payment for w in batch])
-=======
                 found = await self._find_all({_key(w.payment) for w in batch}, "read payments again")
->>>>>>> accept
                 break
             except StoreUnavailable as error:
                 if loop.time() >= deadline:
