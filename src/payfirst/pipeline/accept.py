@@ -26,6 +26,8 @@ FULL_WRITERS = 1
 WAITING_MAX = 10_000
 # So many of the authorizations that were stored last are known to be: who sends one again has it looked up at once.
 KNOWN_MAX = 10_000
+# The first look-up is made at once; those that come within this time after it share one.
+LOOK_UP_EVERY_S = 0.005
 # How long an uncertain commit is looked for before the buyer is asked to send the same header again.
 REREAD_S = 3.0
 REREAD_EVERY_S = 0.1
@@ -156,10 +158,11 @@ class Acceptor:
                 for sought in batch:
                     if not sought.answer.done():
                         sought.answer.set_exception(error)
-                continue
-            for sought in batch:
-                if not sought.answer.done():
-                    sought.answer.set_result(found.get(sought.key))
+            else:
+                for sought in batch:
+                    if not sought.answer.done():
+                        sought.answer.set_result(found.get(sought.key))
+            await asyncio.sleep(LOOK_UP_EVERY_S)
 
     async def _find_all(self, keys: Collection[_Key], doing: str) -> dict[_Key, StoredPayment]:
         async with session(self._pool, doing) as connection:

@@ -41,21 +41,23 @@ FROM offered o JOIN taken t ON t.payment_id = o.id
 RETURNING id
 """
 
-_FIND_BY_AUTHORIZATION = """
-SELECT a.payer AS payer_key, a.authorization_nonce AS nonce_key, p.id, p.token_address, p.quantity, p.recipient,
-       p.status
-FROM unnest($3::bytea[], $4::bytea[]) AS k(payer, nonce)
-JOIN authorizations a ON a.payer = k.payer AND a.authorization_nonce = k.nonce AND a.asset = $2
-     AND a.network = $1
-JOIN {payments} p ON p.id = a.payment_id
+# find_authorizations: which of these authorizations are taken, and by which payments; one probe each. By itself, as
+# most that is asked for is free, and a plan with more tables takes longer to make than to run.
+FIND_AUTHORIZATIONS = """
+SELECT a.payer, a.authorization_nonce, a.payment_id FROM unnest($3::bytea[], $4::bytea[]) AS k(payer, nonce)
+JOIN authorizations a ON a.payer = k.payer AND a.authorization_nonce = k.nonce AND a.asset = $2 AND a.network = $1
 """
 
-# find_by_authorization: the live payments that hold these authorizations.
-FIND_BY_AUTHORIZATION = _FIND_BY_AUTHORIZATION.format(payments="payment_queue")
+_FIND_PAYMENTS = """
+SELECT id, token_address, quantity, recipient, status FROM {payments} WHERE id = ANY($1::uuid[])
+"""
 
-# find_archived_by_authorization: the same of the history. Rows move one way only, so who looks here after the live
+# find_payments: what the live ones among these payments are for.
+FIND_PAYMENTS = _FIND_PAYMENTS.format(payments="payment_queue")
+
+# find_archived_payments: the same of the history. Rows move one way only, so who looks here after the live
 # table misses none; and as long as rows are live, nothing is asked of the history.
-FIND_ARCHIVED_BY_AUTHORIZATION = _FIND_BY_AUTHORIZATION.format(payments="payment_history")
+FIND_ARCHIVED_PAYMENTS = _FIND_PAYMENTS.format(payments="payment_history")
 
 # wait_for_standby: a commit that writes something and keeps nothing. What is seen may be of a commit that was cut
 # while it waited for the synchronous standby; this one waits for both. Without such a standby it costs one flush.
@@ -217,14 +219,17 @@ async def find_by_authorization(
     keys: Sequence[tuple[Address, AuthorizationNonce]],
 ) -> dict[tuple[Address, AuthorizationNonce], StoredPayment]:
     """The payments that hold these authorizations, live or archived; keys that are free are absent."""
-    found: dict[tuple[Address, AuthorizationNonce], StoredPayment] = {}
-    for query in (FIND_BY_AUTHORIZATION, FIND_ARCHIVED_BY_AUTHORIZATION):
-        missing = [key for key in keys if key not in found]
+    taken = await connection.fetch(FIND_AUTHORIZATIONS, network, asset, [k[0] for k in keys], [k[1] for k in keys])
+    found: dict[uuid.UUID, StoredPayment] = {}
+    for query in (FIND_PAYMENTS, FIND_ARCHIVED_PAYMENTS):
+        missing = [row["payment_id"] for row in taken if row["payment_id"] not in found]
         if missing:
-            found |= _stored(
-                await connection.fetch(query, network, asset, [k[0] for k in missing], [k[1] for k in missing])
-            )
-    return found
+            found |= {row["id"]: _stored(row) for row in await connection.fetch(query, missing)}
+    return {
+        (Address(row["payer"]), AuthorizationNonce(row["authorization_nonce"])): found[row["payment_id"]]
+        for row in taken
+        if row["payment_id"] in found
+    }
 
 
 async def wait_for_standby(connection: Connection, *, timeout_s: float) -> None:
@@ -235,17 +240,14 @@ async def wait_for_standby(connection: Connection, *, timeout_s: float) -> None:
     await connection.execute(WAIT_FOR_STANDBY, timeout=timeout_s)
 
 
-def _stored(rows: Sequence[asyncpg.Record]) -> dict[tuple[Address, AuthorizationNonce], StoredPayment]:
-    return {
-        (Address(row["payer_key"]), AuthorizationNonce(row["nonce_key"])): StoredPayment(
-            id=row["id"],
-            token=address_of(row["token_address"]),
-            quantity=row["quantity"],
-            recipient=address_of(row["recipient"]),
-            status=PaymentStatus(row["status"]),
-        )
-        for row in rows
-    }
+def _stored(row: asyncpg.Record) -> StoredPayment:
+    return StoredPayment(
+        id=row["id"],
+        token=address_of(row["token_address"]),
+        quantity=row["quantity"],
+        recipient=address_of(row["recipient"]),
+        status=PaymentStatus(row["status"]),
+    )
 
 
 async def show(connection: Connection, payment_id: uuid.UUID) -> ShownPayment | None:

@@ -32,7 +32,7 @@ BUYER, SELLER, AUDIT, ONCE = (
 COLD = {
     **dict.fromkeys(
         (
-            "payments.FIND_ARCHIVED_BY_AUTHORIZATION", "payments.SHOW_ARCHIVED_PAYMENTS",
+            "payments.FIND_ARCHIVED_PAYMENTS", "payments.SHOW_ARCHIVED_PAYMENTS",
             "payments.SHOW_ARCHIVED_MINTS", "payments.PAYMENT_OF_ARCHIVED_MINT", "by_hand.ARCHIVED",
             "story.READ_PAYMENTS", "story.READ_UNITS", "queue_list.ID_BY_UNIT", "queue_list.IDS_BY_HASH",
         ),
