@@ -166,7 +166,9 @@ async def _listen_once(
         connected()
         while not lost.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(lost.wait(), check_s)
+                # Not wait_for: up to Python 3.11 it returns when it is cancelled just as the wait ends.
+                async with asyncio.timeout(check_s):
+                    await lost.wait()
                 return
             try:
                 async with asyncio.timeout(check_s):
