@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks import cpu, units
 from benchmarks.memory import Memory
 from benchmarks.stage import Shape, Stage, load, measure, open_stage
+from payfirst.errors import OperatorError
 
 LOOK_S = 0.5
 DRAIN_S_MAX = 120.0
@@ -49,7 +50,8 @@ async def section(shape: Shape, *, rate: float, seconds: float) -> dict[str, Any
     async with open_stage(shape) as stage, load() as client:
         # Every payer once, so that each holds some of the token; and what the first of anything costs is over.
         await measure(stage, client, stage.order(WARM_UP, connections=64))
-        await minted(stage, WARM_UP, DRAIN_S_MAX)
+        if await minted(stage, WARM_UP, DRAIN_S_MAX) < WARM_UP:
+            raise OperatorError(f"of the first {WARM_UP} payments not all were minted: nothing can be measured")
         count = int(rate * seconds)
         await client.sign(stage.order(count, connections=CONNECTIONS, rate=rate))
         began: dt.datetime = await stage.pool.fetchval("SELECT now()")

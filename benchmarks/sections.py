@@ -42,7 +42,7 @@ async def _end_to_end(asked: Asked) -> dict[str, Any]:
 
 
 async def _skeleton(asked: Asked) -> dict[str, Any]:
-    counts = (200, 3_000, 6_000) if asked.quick else (2_000, 20_000, 40_000)
+    counts = (500, 6_000, 10_000) if asked.quick else (2_000, 20_000, 40_000)
     return await skeleton.section(
         counts=counts, repeats=asked.repeats, rate=asked.rate or 3_000.0, seconds=asked.seconds or 20.0
     )

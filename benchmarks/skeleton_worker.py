@@ -27,7 +27,7 @@ from payfirst.store.mints import NewMint
 from payfirst.store.settling import Claim, ClaimedPayment
 from payfirst.store.signers import Purpose
 from payfirst.store.transactions import Envelope, ItemOutcome, UnresolvedHash
-from payfirst.units import AccountNonce, Address, TxHash, UnixTime, Wei, uuid7
+from payfirst.units import AccountNonce, Address, TxHash, UnixTime, Wei, hex_text, uuid7
 from payfirst.x402.mint_id import mint_id
 
 IDLE_S = 0.02
@@ -46,7 +46,8 @@ class Sender:
         self._signer = Signer(key)
         self._nonce = AccountNonce(0)
         self._fees = Fees(max_fee=terms_.max_fee, max_priority_fee=terms_.priority_fee)
-        self.claim = Claim(purpose, 0)
+        self._owner = hex_text(self._signer.address)
+        self.claim = Claim(self._owner, 0)
 
     async def hold(self) -> None:
         """Make and take the signer's row."""
@@ -55,11 +56,11 @@ class Sender:
         async with database.session(self._pool, "take a signer") as connection:
             await signers.register(connection, network, address, purpose=self._purpose, chain_nonce=self._nonce)
             tenure = await signers.take(
-                connection, network, address, purpose=self._purpose, owner=self._purpose, chain_nonce=self._nonce
+                connection, network, address, purpose=self._purpose, owner=self._owner, chain_nonce=self._nonce
             )
         if tenure is None:
             raise RuntimeError(f"the {self._purpose} signer is not free")
-        self.claim = Claim(self._purpose, tenure.epoch)
+        self.claim = Claim(self._owner, tenure.epoch)
 
     async def send(
         self, to: Address, data: bytes, *, gas_each: int, ids: Sequence[uuid.UUID], store: StoreItems

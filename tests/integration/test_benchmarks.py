@@ -1,0 +1,50 @@
+"""The benchmarks that speak to the store and the contracts themselves keep up with them."""
+
+from __future__ import annotations
+
+import asyncpg
+import pytest
+
+from benchmarks import growth_fill
+from benchmarks.end_to_end import minted
+from benchmarks.growth_fill import History
+from benchmarks.growth_life import BATCH, UNITS, Life, metered
+from benchmarks.stage import Shape, load, measure, open_stage
+
+PAYMENTS = 300
+MINTED_S_MAX = 30.0
+
+
+async def test_a_batch_of_growth_lives_to_its_last_mint(database_url: str) -> None:
+    """What is measured against history is the whole way: every payment completed, every unit minted."""
+    connection = await asyncpg.connect(database_url)
+    await growth_fill.fill(connection, History(0, UNITS), say=lambda _: None)
+    async with metered(database_url) as (own, meter):
+        await Life(own, meter, block=100).batch()
+    assert {"accept", "claim", "send", "confirm", "confirm mints", "look-up"} <= meter.cpu_s.keys()
+    for table, count in (("payment_queue", BATCH), ("mint_queue", BATCH * UNITS)):
+        rows = await connection.fetch(f"SELECT status, count(*) FROM {table} GROUP BY 1")
+        assert [tuple(row) for row in rows] == [("completed", count)]
+    await connection.close()
+
+
+async def test_a_filled_history_is_whole(database_url: str) -> None:
+    """Keys and triggers are there again after the fill, and each payment has its units."""
+    connection = await asyncpg.connect(database_url)
+    keys = "SELECT count(*) FROM pg_constraint WHERE conname IN ('payment_first', 'authorizations_pkey')"
+    before = await connection.fetchval(keys)
+    await growth_fill.fill(connection, History(200, 2), say=lambda _: None)
+    assert await connection.fetchval(keys) == before == 2
+    assert await connection.fetchval(growth_fill.IS_WHOLE) == 0
+    assert await connection.fetchval("SELECT count(*) FROM mint_queue") == 400
+    await connection.close()
+
+
+@pytest.mark.slow
+async def test_the_skeleton_mints_what_it_accepts() -> None:
+    """The ceiling is that of payments which are settled and minted, each once."""
+    async with open_stage(Shape(bare=True, payers=PAYMENTS)) as stage, load() as client:
+        fired = await measure(stage, client, stage.order(PAYMENTS, connections=16))
+        assert fired.accepted == PAYMENTS
+        assert await minted(stage, PAYMENTS, MINTED_S_MAX) == PAYMENTS
+        assert await stage.pool.fetchval("SELECT sum(reserved)::int FROM tokens") == 0
