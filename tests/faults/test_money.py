@@ -77,7 +77,7 @@ async def test_fault_16_an_item_that_burns_its_gas_inside_a_batch_that_succeeds(
             await rig.until(finds(rig, "SELECT head_height >= $1 FROM chain_heads", height))
             for buyer in buyers:
                 await rig.pay(buyer)
-            await rig.until(finds(rig, "SELECT count(*) = 20 FROM payment_queue WHERE supply_reserved"))
+            await rig.until(finds(rig, "SELECT count(*) = 20 FROM payment_queue WHERE lease_epoch IS NOT NULL"))
             await block(rig.chain, base_fee=10**9)
             await rig.until_counts(payments_sent=20)
             assert await rig.pool.fetchval("SELECT count(*) FROM chain_transactions") == 1

@@ -37,6 +37,7 @@ BROADCAST = "eth_sendRawTransaction"
 async def sells_through(rig: Rig, fault: Fault) -> None:
     """Two payments settle and are minted through an endpoint with this fault, with one hash for each nonce."""
     buyers = await rig.buyers(2)
+    await rig.chain.mine(8)  # their money is there also for a node that lags
     async with rpc_proxy(rig.chain.url) as proxy, rig.working(rpc_urls=(proxy.url,)):
         proxy.fault = fault
         await asyncio.gather(*(rig.pay(buyer, 2) for buyer in buyers))

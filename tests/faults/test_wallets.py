@@ -176,7 +176,7 @@ async def test_fault_36_an_account_delegated_between_pre_flight_and_block_burns_
             await rig.until(finds(rig, "SELECT head_height >= $1 FROM chain_heads", height))
             for buyer in buyers:
                 await rig.pay(buyer)
-            await rig.until(finds(rig, "SELECT count(*) = 20 FROM payment_queue WHERE supply_reserved"))
+            await rig.until(finds(rig, "SELECT count(*) = 20 FROM payment_queue WHERE lease_epoch IS NOT NULL"))
             await block(rig.chain, base_fee=10**9)
             await rig.until_counts(payments_sent=20)
             assert await rig.pool.fetchval("SELECT count(*) FROM chain_transactions") == 1
