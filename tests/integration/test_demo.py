@@ -54,7 +54,7 @@ def test_the_demo_adds_up_and_leaves_nothing_running(open_folder: Path) -> None:
     assert (figures["accepted"], figures["settled"], figures["failed"]) == (5_210, 5_200, 10)
     assert (figures["rejected"], figures["owed"]) == (60, 0)
     assert figures["minted"] > 5_200
-    assert figures["gas_per_payment"] < 47_000
+    assert 40_000 < figures["gas_per_payment"] < 47_000
     for words in (
         "X402 payment queued:",
         "Sent payment tx:",

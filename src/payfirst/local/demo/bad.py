@@ -6,10 +6,10 @@ import asyncio
 import enum
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 import aiohttp
 import msgspec
+from msgspec.structs import replace
 
 from payfirst.local.demo.accounts import EMPTY_ACCOUNTS, PRICE, Person, people, person
 from payfirst.local.demo.answers import PaymentAnswer, RefusalAnswer, follow

@@ -35,15 +35,16 @@ WHERE p.payer = ANY($1::text[]) AND m.status = 'completed'
 GROUP BY p.id, p.created_at
 """
 
-# settle_gas: of the transactions that settled these payers' payments, the gas and the payments they settled.
+# settle_gas: of the transactions that settled these payers' payments, the gas and the payments they settled. Only what
+# was not done has an outcome of its own.
 SETTLE_GAS = """
 SELECT sum(t.gas_used)::float8 AS gas, sum(t.settled)::float8 AS payments, count(*) AS transactions
 FROM (
     SELECT c.id, c.gas_used, count(*) AS settled
     FROM chain_transactions c
-    JOIN chain_transaction_items i ON i.transaction_id = c.id AND i.outcome = 'done'
+    JOIN chain_transaction_items i ON i.transaction_id = c.id AND coalesce(i.outcome, 'done') = 'done'
     JOIN payment_queue p ON p.id = i.payment_id
-    WHERE c.purpose = 'settle' AND p.payer = ANY($1::text[])
+    WHERE c.purpose = 'settle' AND c.state IN ('confirmed', 'final') AND p.payer = ANY($1::text[])
     GROUP BY c.id, c.gas_used
 ) t
 """
