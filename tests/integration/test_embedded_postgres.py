@@ -31,7 +31,9 @@ NEEDS_PROC = pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /
 
 # A payfirst process: it prints the url, then obeys one line of its input.
 USER = """
-import os, sys
+import os, signal, sys
+# A test run that a shell started in the background ignores interrupts, and its children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from payfirst.local.postgres import EmbeddedPostgres
 server = EmbeddedPostgres(Path(sys.argv[1]))
