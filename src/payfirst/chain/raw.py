@@ -1,4 +1,4 @@
-"""The bytes of transactions, put together from their fields: those of mined ones again. Pure.
+"""The bytes of transactions, put together from their fields, those of mined ones again, and taken apart. Pure.
 
 RLP is the Ethereum yellow paper's appendix B; the envelopes are EIP-155, EIP-2930 and EIP-1559.
 """
@@ -16,7 +16,8 @@ Item: TypeAlias = "bytes | list[Item]"
 
 DYNAMIC_FEE = b"\x02"  # how the bytes of an EIP-1559 transaction begin
 _LEGACY, _ACCESS_LIST, _DYNAMIC_FEE = 0, 1, 2
-_SHORT_MAX = 55
+# How a string and a list begin; up to so many bytes the length is in that byte.
+_STRING, _LIST, _SHORT_MAX = 0x80, 0xC0, 55
 
 
 def mined_transaction(wire: WireTransaction) -> MinedTransaction:
@@ -64,8 +65,41 @@ def signed_bytes(wire: WireTransaction) -> bytes:
 def encode(item: Item) -> bytes:
     """RLP of bytes, or of a list of such."""
     if isinstance(item, bytes):
-        return item if len(item) == 1 and item[0] < 0x80 else _headed(0x80, item)
-    return _headed(0xC0, b"".join(map(encode, item)))
+        return item if len(item) == 1 and item[0] < _STRING else _headed(_STRING, item)
+    return _headed(_LIST, b"".join(map(encode, item)))
+
+
+def decode(data: bytes) -> Item:
+    """What `encode` made of bytes or a list. Raises ValueError where it is cut off, or more follows."""
+    item, end = _decoded(data, 0)
+    if end != len(data):
+        raise ValueError(f"{len(data) - end} bytes follow the RLP item")
+    return item
+
+
+def _decoded(data: bytes, at: int) -> tuple[Item, int]:
+    """The item that begins at `at`, and where it ends."""
+    if at >= len(data):
+        raise ValueError("the RLP item is cut off")
+    head = data[at]
+    if head < _STRING:
+        return data[at : at + 1], at + 1
+    size, start = (head - _STRING) % (_LIST - _STRING), at + 1
+    if size > _SHORT_MAX:
+        start += size - _SHORT_MAX
+        size = int.from_bytes(data[at + 1 : start])
+    end = start + size
+    if end > len(data):
+        raise ValueError("the RLP item is cut off")
+    if head < _LIST:
+        return data[start:end], end
+    items: list[Item] = []
+    while start < end:
+        item, start = _decoded(data, start)
+        items.append(item)
+    if start != end:
+        raise ValueError("an RLP item ends beyond its list")
+    return items, end
 
 
 def _headed(offset: int, payload: bytes) -> bytes:

@@ -11,6 +11,8 @@ from payfirst.chain.fees import Fees
 from payfirst.units import AccountNonce, Address, Gas, TxHash, checksum_address, keccak
 
 KEY_BYTES = 32
+# What an EIP-1559 transaction is a list of, signature included, and which of it is the calldata.
+_FIELDS, _DATA = 12, 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +86,9 @@ def _address_of(key: PrivateKey) -> Address:
 
 
 def call_data(signed: bytes) -> bytes:
-    """The calldata of a transaction that `Signer.sign` made."""
-    from eth_account.typed_transactions.typed_transaction import TypedTransaction
-    from hexbytes import HexBytes
-
-    transaction = TypedTransaction.from_bytes(HexBytes(signed)).as_dict()
-    return bytes(transaction["data"])
+    """The calldata of a transaction that `Signer.sign` made. Raises ValueError where it did not."""
+    call = raw.decode(signed[1:]) if signed[:1] == raw.DYNAMIC_FEE else b""
+    data = call[_DATA] if isinstance(call, list) and len(call) == _FIELDS else None
+    if not isinstance(data, bytes):
+        raise ValueError("these are not the bytes of an EIP-1559 transaction")
+    return data

@@ -69,3 +69,14 @@ def test_what_is_no_key_is_refused(no_key: bytes) -> None:
     """Before anything is signed with it."""
     with pytest.raises(ValueError, match=r"[Ss]ecret|32 bytes"):
         Signer(no_key)
+
+
+def test_bytes_that_are_no_transaction_are_refused() -> None:
+    """Cut off anywhere, longer than they say, or of another kind: never read as a call to something else."""
+    to, fees = Address(b"\x02" * 20), Fees(Wei(2), Wei(1))
+    good = Signer(b"\x01" * 32).sign(
+        chain_id=1, nonce=AccountNonce(0), to=to, data=b"\x03" * 70, gas_limit=Gas(21_000), fees=fees
+    )
+    for broken in (*(good.signed[:end] for end in range(len(good.signed))), good.signed + b"\x00", good.signed[1:]):
+        with pytest.raises(ValueError, match=r"RLP|EIP-1559"):
+            call_data(broken)
