@@ -141,7 +141,7 @@ class Settler:
             try:
                 await self._send(claim, batch, failed=failed)
             except SupplyShort:
-                await self._send_what_fits(claim, batch, plan.send)
+                await self._send_what_fits(claim, batch, plan.send, failed=failed)
             failed = 0
         leftover = [Postponed(p.id, NO_ROOM_S) for b in batches[room:] for p in b.payments]
         if leftover:
@@ -249,14 +249,17 @@ class Settler:
             ],
         )
 
-    async def _send_what_fits(self, claim: Claim, batch: Batch, sendable: Sequence[Sendable]) -> None:
-        """There is not supply for all of a batch: reserve for those that get some, and send these."""
+    async def _send_what_fits(self, claim: Claim, batch: Batch, sendable: Sequence[Sendable], *, failed: int) -> None:
+        """There is not supply for all of a batch: reserve for those that get some, and send these.
+
+        `failed`: how many of the claim have failed before.
+        """
         ids = {p.id for p in batch.payments}
         plan = SettlementPlan(send=[s for s in sendable if s.payment.id in ids])
         fitting = await self._reserve(claim, plan)
         await self._write_back(claim, plan)
         for smaller in self._batches(fitting):  # not more than one: it is a part of one
-            await self._send(claim, smaller, failed=len(plan.failed))
+            await self._send(claim, smaller, failed=failed + len(plan.failed))
 
     async def _reserve(self, claim: Claim, plan: SettlementPlan) -> list[Sendable]:
         """Take supply for payments that passed; what does not fit joins the plan's other lists."""
