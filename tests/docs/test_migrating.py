@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from client.conftest import account, shop
+from commands import environment
 from conformance.official import NPM
 from conformance.shop import Shop
 from flow.rig import MINT_AMOUNT
 from flow.rig import Buyer as Account
-from test_commands import environment
 
 from payfirst.local import node
 from payfirst.units import hex_text

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from commands import environment
 from deploy.units import UNITS, Unit
 from deploy.units import read as read_unit
 from flow.rig import MINT_AMOUNT, NETWORK, PAY_TO
 from flow.rig import Buyer as Account
 from postgres import DEBIAN_POSTGRES_15, Cluster, cluster, free_port
-from test_commands import environment
 
 from payfirst.chain import keystores
 from payfirst.chain.abi import encode_call

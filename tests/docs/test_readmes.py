@@ -17,10 +17,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from commands import environment
 from flow.rig import MINT_AMOUNT, NETWORK, PAY_TO
 from flow.rig import Buyer as Account
 from postgres import free_port
-from test_commands import environment
 
 from payfirst.chain import keystores
 from payfirst.chain.abi import encode_call

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import structlog
-from test_commands import environment, free_port, run
+from commands import environment, free_port, run
 from typer.testing import CliRunner
 
 from payfirst.cli.main import app

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from commands import run
 from deploy.site import THIS, open_site
-from test_commands import run
 
 from payfirst.cli import settings
 from payfirst.store import migrate

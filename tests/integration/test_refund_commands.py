@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import pytest
-from test_commands import run
+from commands import Payfirst, in_folder
 
 from payfirst.store import refunds
 from payfirst.store.database import Pool
 from payfirst.units import Address, AtomicAmount
-
-Payfirst = Callable[..., CompletedProcess[str]]
 
 NETWORK, ASSET = "eip155:84532", "0x036cbd53842c5426634e7929541ec2318f3dcf7e"
 BUYER, TOKEN, TREASURY = "0x" + "bb" * 20, "0x" + "cc" * 20, "0x" + "dd" * 20
@@ -25,11 +21,7 @@ WAITING, LARGE = uuid.UUID(int=11), uuid.UUID(int=12)
 @pytest.fixture
 def payfirst(tmp_path: Path, database_url: str) -> Payfirst:
     """The command in an empty folder, with a database."""
-
-    def call(*words: str) -> CompletedProcess[str]:
-        return run(*words, cwd=tmp_path, DATABASE_URL=database_url)
-
-    return call
+    return in_folder(tmp_path, DATABASE_URL=database_url)
 
 
 @pytest.fixture

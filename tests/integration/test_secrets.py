@@ -23,9 +23,9 @@ import psutil
 import pytest
 from aiohttp import web
 from api.shop import until
+from commands import answers, environment, run
 from flow.rig import MINT_AMOUNT, NETWORK, PAY_TO, PRICE, Buyer
 from postgres import Cluster, free_port
-from test_commands import answers, environment, run
 
 from payfirst.local.chain import LocalChain, dev_address
 from payfirst.store.database import Pool

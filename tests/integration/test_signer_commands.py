@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import asyncpg
 import pytest
-from test_commands import PASSPHRASE, run
+from commands import PASSPHRASE, Payfirst, in_folder
 
 from payfirst.chain import keystores
 from payfirst.errors import OperatorError
 from payfirst.local.chain import LocalChain, dev_address, dev_key
 from payfirst.units import Wei, checksum_address, hex_text
 
-Payfirst = Callable[..., CompletedProcess[str]]
-
 
 @pytest.fixture
 def payfirst(tmp_path: Path, database_url: str) -> Payfirst:
     """The command in an empty folder, with a database and a passphrase."""
-
-    def call(*words: str, **more: str) -> CompletedProcess[str]:
-        given = {"DATABASE_URL": database_url, "PAYFIRST_SIGNERS__PASSPHRASE": PASSPHRASE}
-        return run(*words, cwd=tmp_path, **given | more)
-
-    return call
+    return in_folder(tmp_path, DATABASE_URL=database_url, PAYFIRST_SIGNERS__PASSPHRASE=PASSPHRASE)
 
 
 @pytest.fixture

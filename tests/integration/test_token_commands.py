@@ -14,8 +14,8 @@ from subprocess import CompletedProcess
 import asyncpg
 import pytest
 import structlog
+from commands import PASSPHRASE, run
 from contracts.token import MINT_AMOUNT, Token, mint_id
-from test_commands import PASSPHRASE, run
 from typer.testing import CliRunner
 
 from payfirst.chain import keystores

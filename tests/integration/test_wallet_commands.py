@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import pytest
-from test_commands import run
+from commands import Payfirst, in_folder
 
 from payfirst.store import wallets
 from payfirst.store.database import Pool
 from payfirst.units import Address, checksum_address, hex_text
-
-Payfirst = Callable[..., CompletedProcess[str]]
 
 NETWORK = "eip155:84532"
 BURNER, SIBLING, STRANGER = (Address(bytes([n]) * 20) for n in (0xB1, 0xB2, 0xB3))
@@ -23,11 +19,7 @@ BURNER, SIBLING, STRANGER = (Address(bytes([n]) * 20) for n in (0xB1, 0xB2, 0xB3
 @pytest.fixture
 def payfirst(tmp_path: Path, database_url: str) -> Payfirst:
     """The command in an empty folder, with a database."""
-
-    def call(*words: str) -> CompletedProcess[str]:
-        return run(*words, cwd=tmp_path, DATABASE_URL=database_url)
-
-    return call
+    return in_folder(tmp_path, DATABASE_URL=database_url)
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from commands import environment
 from conformance.shop import Shop
 from eth_account import Account as EthAccount
 from flow.rig import ENOUGH, MINT_AMOUNT, PRICE
 from flow.rig import Buyer as Account
-from test_commands import environment
 from typer.testing import CliRunner
 
 from payfirst.cli.main import app

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import asyncpg
 import httpx
+from commands import environment
 from flow.rig import MINT_AMOUNT, NETWORK, PAY_TO, PRICE, Buyer, Rig, terms
 from postgres import free_port
-from test_commands import environment
 
 from payfirst.local.chain import LocalChain, dev_address, dev_key
 from payfirst.store import database, tokens

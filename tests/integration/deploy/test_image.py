@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_commands import environment
+from commands import environment
 from typer.testing import CliRunner
 
 from payfirst.cli.main import app

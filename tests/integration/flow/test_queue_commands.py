@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
-from test_commands import run
+from commands import run
 from typer.testing import CliRunner
 
 from payfirst.cli.main import app

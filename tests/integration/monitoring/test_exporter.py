@@ -15,8 +15,8 @@ import asyncpg
 import httpx
 import pytest
 from api.shop import NETWORK, TOKEN, Buyer, configure, open_shop, running
+from commands import environment, run
 from postgres import free_port
-from test_commands import environment, run
 from typer.testing import CliRunner
 
 from payfirst.cli.main import app

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from commands import answers, run, up
 from flow.rig import MINT_AMOUNT, NETWORK, Buyer
 from postgres import free_port
-from test_commands import answers, run, up
 
 from payfirst.cli.metrics import shipped
 from payfirst.local.chain import LocalChain, dev_address

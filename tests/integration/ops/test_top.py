@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import asyncpg
-from test_commands import environment
+from commands import environment
 
 from .command import invoke
 from .rows import payment
