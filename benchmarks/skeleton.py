@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks import accept, end_to_end
 from benchmarks.stage import Shape
 
-# Of issue and README: figure, goal, and whether more is better.
+# By figure: the goal that README.md names, and whether more is better.
 GOALS = {
     "accept_rps_1proc_c64": (5_000.0, True),
     "accept_rps_2proc_c1000": (10_000.0, True),

@@ -136,7 +136,6 @@ async def open_stage(shape: Shape) -> AsyncIterator[Stage]:
             grant = encode_call("grantRole(bytes32,address)", keccak(b"MINTER_ROLE"), other.address)
             await chain.send(token, grant, admin.key)
         path = folder / "payfirst.toml"
-        # Any port: servers that start at the same time on one port would share it, and each other's payments.
         # Any port: two servers that start at the same time on one port would share it, and each other's payments.
         path.write_text(settings_text(folder, port=free_port(0), rpc_url=chain.url), encoding="utf-8")
         ours = {n: v for n, v in os.environ.items() if not n.startswith("PAYFIRST_")}

@@ -28,6 +28,7 @@ from payfirst.store import processes
 from payfirst.store.database import Connection, Pool, connect, session
 from payfirst.store.wake import PAYMENTS, Notifier, listen_to_changes
 
+# Two batch writers, the look-ups that requests share, the reads, and what watches in the background.
 POOL_SIZE = 9
 # Reads never take all connections: the batch writers, on which every 202 waits, keep theirs.
 READS_AT_ONCE_MAX = 3

@@ -70,9 +70,12 @@ def moment(text: str | None, *, option: str = "--since") -> dt.datetime | None:
 
 
 def address(text: str | None) -> Address | None:
-    """An address as an operator types it."""
-    if text is None:
-        return None
+    """An address as an operator types it, where one is typed."""
+    return None if text is None else one_address(text)
+
+
+def one_address(text: str) -> Address:
+    """An address as an operator types it. Raises OperatorError."""
     try:
         return parse_address(text)
     except ValueError as error:

@@ -14,7 +14,7 @@ from payfirst.errors import OperatorError
 from payfirst.store import audit_log, wallets
 from payfirst.store.by_hand import Done
 from payfirst.store.database import Connection, Pool, session
-from payfirst.units import Address, checksum_address, hex_text
+from payfirst.units import Address, checksum_address, hex_text, parse_address
 
 COLUMNS = ("payer", "burns", "unsettled", "created_at", "until")
 
@@ -70,18 +70,21 @@ def release(
         raise OperatorError("name the payers, or say --all: payfirst wallets list shows them")
     network = loaded.network.network.caip2
     if every:
-        wanted = [row["payer"] for row in _read(loaded, limit=queue.IDS_MAX)]
+        wanted = [parse_address(row["payer"]) for row in _read(loaded, limit=queue.IDS_MAX)]
     else:
-        wanted = list(dict.fromkeys(hex_text(found) for text in payers or () if (found := output.address(text))))
+        wanted = list(dict.fromkeys(output.one_address(text) for text in payers or ()))
 
-    async def act(connection: Connection, payer: str) -> Done:
-        address = Address(bytes.fromhex(payer[2:]))
-        burns = await wallets.release(connection, network=network, payer=address)
-        shown = checksum_address(address)
+    async def act(connection: Connection, payer: Address) -> Done:
+        burns = await wallets.release(connection, network=network, payer=payer)
+        shown = checksum_address(payer)
         if burns is None:
             return Done(shown, False, "is not set apart (payfirst wallets list)")
         await audit_log.record(
-            connection, actor=who, action="wallets.release", subject=payer, details={"network": network, "burns": burns}
+            connection,
+            actor=who,
+            action="wallets.release",
+            subject=hex_text(payer),
+            details={"network": network, "burns": burns},
         )
         return Done(shown, True, "no longer set apart; with code in its account it is settled alone as ever")
 

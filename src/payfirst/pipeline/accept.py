@@ -32,7 +32,6 @@ LOOK_UP_EVERY_S = 0.005
 REREAD_S = 3.0
 REREAD_EVERY_S = 0.1
 
-
 _Key: TypeAlias = tuple[Address, AuthorizationNonce]
 
 
@@ -60,7 +59,7 @@ class _Waiting(msgspec.Struct, frozen=True):
 
 
 class _Sought(msgspec.Struct, frozen=True):
-    key: tuple[Address, AuthorizationNonce]
+    key: _Key
     answer: asyncio.Future[StoredPayment | None]
 
 

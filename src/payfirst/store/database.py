@@ -11,8 +11,7 @@ import asyncpg
 import asyncpg.pool
 
 from payfirst.errors import OperatorError, StoreUnavailable
-from payfirst.store.connecting import CONNECT_TIMEOUT_S as CONNECT_TIMEOUT_S
-from payfirst.store.connecting import open_connection
+from payfirst.store.connecting import CONNECT_TIMEOUT_S, open_connection
 
 STATEMENT_TIMEOUT_S = 30.0
 # A client that says nothing inside a transaction (its machine sleeps) must not hold row locks: the server ends it.

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable
 import asyncpg
 
 from payfirst.errors import StoreUnavailable
-from payfirst.store.connecting import open_connection
-from payfirst.store.database import CONNECT_TIMEOUT_S, UNAVAILABLE, Connection, Pool, session
+from payfirst.store.connecting import CONNECT_TIMEOUT_S, open_connection
+from payfirst.store.database import UNAVAILABLE, Connection, Pool, session
 
 PAYMENTS = "payfirst_payments"
 MINTS = "payfirst_mints"
