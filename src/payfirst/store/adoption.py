@@ -77,7 +77,10 @@ LINK_PAYMENTS = """
 INSERT INTO chain_transaction_items (transaction_id, position, payment_id)
 SELECT $1, b.base + row_number() OVER (ORDER BY k.ordinality) - 1, p.id
 FROM unnest($2::bytea[], $3::bytea[]) WITH ORDINALITY AS k(payer, nonce, ordinality)
-JOIN authorizations a ON a.payer = k.payer AND a.authorization_nonce = k.nonce AND a.asset = $5 AND a.network = $6
+CROSS JOIN LATERAL (
+    SELECT payment_id FROM authorizations
+    WHERE network = $6 AND asset = $5 AND payer = k.payer AND authorization_nonce = k.nonce OFFSET 0
+) a
 JOIN payment_queue p ON p.id = a.payment_id AND p.created_at <= $4,
      (SELECT coalesce(max(position) + 1, 0) AS base FROM chain_transaction_items WHERE transaction_id = $1) b
 WHERE NOT EXISTS (SELECT 1 FROM chain_transaction_items i WHERE i.transaction_id = $1 AND i.payment_id = p.id)

@@ -33,9 +33,12 @@ UNSETTLED_PAY_TOS = "SELECT DISTINCT pay_to FROM payment_queue WHERE network = $
 
 # claimed: which authorizations any payment holds, live or archived.
 CLAIMED = """
-SELECT a.payer, a.authorization_nonce
+SELECT k.payer, k.nonce AS authorization_nonce
 FROM unnest($3::bytea[], $4::bytea[]) AS k(payer, nonce)
-JOIN authorizations a ON a.payer = k.payer AND a.authorization_nonce = k.nonce AND a.asset = $2 AND a.network = $1
+CROSS JOIN LATERAL (
+    SELECT payment_id FROM authorizations
+    WHERE network = $1 AND asset = $2 AND payer = k.payer AND authorization_nonce = k.nonce OFFSET 0
+) a
 """
 
 # evidenced: the completed payments that name a transfer in these blocks; what a reorg took is followed elsewhere.

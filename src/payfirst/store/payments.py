@@ -41,11 +41,15 @@ FROM offered o JOIN taken t ON t.payment_id = o.id
 RETURNING id
 """
 
-# find_authorizations: which of these authorizations are taken, and by which payments; one probe each. By itself, as
+# find_authorizations: which of these authorizations are taken, and by which payments; one probe each
+# (OFFSET 0 keeps it so, as in credit_candidates). By itself, as
 # most that is asked for is free, and a plan with more tables takes longer to make than to run.
 FIND_AUTHORIZATIONS = """
-SELECT a.payer, a.authorization_nonce, a.payment_id FROM unnest($3::bytea[], $4::bytea[]) AS k(payer, nonce)
-JOIN authorizations a ON a.payer = k.payer AND a.authorization_nonce = k.nonce AND a.asset = $2 AND a.network = $1
+SELECT k.payer, k.nonce AS authorization_nonce, a.payment_id FROM unnest($3::bytea[], $4::bytea[]) AS k(payer, nonce)
+CROSS JOIN LATERAL (
+    SELECT payment_id FROM authorizations
+    WHERE network = $1 AND asset = $2 AND payer = k.payer AND authorization_nonce = k.nonce OFFSET 0
+) a
 """
 
 _FIND_PAYMENTS = """
