@@ -14,7 +14,7 @@ import pytest
 from alembic.config import Config as AlembicConfig
 from alembic.script import ScriptDirectory
 
-from payfirst.store import migrate
+from payfirst.store import alembic_run, migrate
 
 Db: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -189,6 +189,41 @@ def test_the_tables_go_up_and_down_and_up_again(any_empty_database_url: str) -> 
     assert migrate.status(any_empty_database_url).current is None
     migrate.upgrade(any_empty_database_url)
     assert migrate.status(any_empty_database_url).pending == ()
+
+
+async def test_an_upgrade_that_has_to_wait_lets_others_pass(empty_database_url: str) -> None:
+    """Somebody reads for long: who wants the table after the upgrade did waits half a second, not for both."""
+    migrate.upgrade(empty_database_url, migrate.revisions()[0])
+    reading, buying = [await asyncpg.connect(empty_database_url) for _ in range(2)]
+    async with reading.transaction():
+        await reading.execute("SELECT FROM payment_queue")
+        upgrading = asyncio.create_task(asyncio.to_thread(migrate.upgrade, empty_database_url))
+        wanting = (
+            "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database"
+            " WHERE NOT granted AND datname = current_database()"
+        )
+        for _ in range(2):  # it comes back
+            while not await buying.fetchval(wanting):  # noqa: ASYNC110 - a lock has no event
+                await asyncio.sleep(0.01)
+            await buying.execute("SELECT FROM payment_queue", timeout=5)
+        assert not upgrading.done()
+    await upgrading
+    assert migrate.status(empty_database_url).is_current
+    await reading.close()
+    await buying.close()
+
+
+async def test_an_upgrade_that_never_may_says_so(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a sentence with what to do, and with the tables as they were."""
+    monkeypatch.setattr(alembic_run, "GIVE_UP_S", 0.0)
+    migrate.upgrade(empty_database_url, migrate.revisions()[0])
+    reading = await asyncpg.connect(empty_database_url)
+    async with reading.transaction():
+        await reading.execute("SELECT FROM payment_queue")
+        with pytest.raises(alembic_run.TablesInUse, match="nothing was changed"):
+            await asyncio.to_thread(migrate.upgrade, empty_database_url)
+    await reading.close()
+    assert migrate.status(empty_database_url).current == migrate.revisions()[0]
 
 
 async def test_the_downgrade_leaves_nothing(any_empty_database_url: str) -> None:
