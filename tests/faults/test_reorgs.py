@@ -8,6 +8,7 @@ from flow.rig import Rig
 from payfirst.units import TxHash
 
 from .rig.chain import no_mining, reorg, revert, snapshot
+from .test_money import transfer
 from .waiting import Holds, finds, idle
 
 
@@ -43,6 +44,27 @@ async def test_fault_21_a_mint_that_a_reorg_takes_is_sent_again_and_stands_once(
         await rig.until_counts(payments_completed=1, mints_completed=3)
         await rig.until(idle(rig))
     assert await rig.pool.fetchval("SELECT count(*) FROM chain_attempts") == 2
+    await rig.check_invariants(in_order=False)
+
+
+async def test_fault_20_what_the_payer_had_submitted_is_sent_by_us_once_a_reorg_took_it(rig: Rig) -> None:
+    """No bytes of ours would bring it back, and its units are minted: the authorization is still good, and used."""
+    (buyer,) = await rig.buyers(1)
+    async with rig.working():
+        await rig.until_a_worker_lives()
+    authorization = buyer.authorize(2)
+    assert (await rig.order(buyer, 2, authorization=authorization)).status_code == 202
+    assert (await rig.chain.send(rig.chain.usdc, transfer(buyer, authorization))).succeeded
+    async with rig.working():
+        await rig.until_counts(payments_completed=1, mints_completed=2)
+        assert await rig.gas_used("settle") == []
+        settled = await rig.pool.fetchval("SELECT settled_block FROM payment_queue")
+        head = (await rig.chain.rpc.head()).number
+        await reorg(rig.chain, head - settled + 1)
+        await rig.until(finds(rig, "SELECT count(*) = 1 FROM payment_queue WHERE settled_by_us AND finality = 'open'"))
+        await rig.until_counts(payments_completed=1, mints_completed=2)
+        await rig.until(idle(rig))
+    assert [items for _, items, _ in await rig.gas_used("settle")] == [1]
     await rig.check_invariants(in_order=False)
 
 

@@ -7,6 +7,7 @@ import uuid
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypedDict
 
 from payfirst.chain import contracts
 from payfirst.chain.contracts import Preflight, PreflightItem, PreflightRequest
@@ -37,7 +38,7 @@ from payfirst.store import settling, short_payers, tokens, transactions, wallets
 from payfirst.store.database import Connection, Pool, session, transaction
 from payfirst.store.settling import Claim, ClaimedPayment, Failed, Postponed
 from payfirst.store.wake import OnChanged
-from payfirst.units import Address, BlockHash, TxHash, UnixTime
+from payfirst.units import Address, BlockHash, Gas, TxHash, UnixTime, hex_text
 
 # A claim that is not sent within this time is due again; the signer's epoch keeps the late one from sending.
 LEASE_S = 30.0
@@ -45,8 +46,19 @@ LEASE_S = 30.0
 SEND_MARGIN_S = 6
 NO_ROOM_S = 0.2
 LOOK_UP_AGAIN_S = 5.0
+# So often each signer looks for what a reorg took from somebody else's transactions.
+REORGED_EVERY_S = 2.0
 
 log = get_logger()
+
+
+class _Call(TypedDict):
+    """What `Outbox.send` sends, without what is stored with it."""
+
+    to: Address
+    data: bytes
+    gas_limit: Gas
+    item_count: int
 
 
 class SupplyShort(ItemsRefused):
@@ -78,6 +90,7 @@ class Settler:
         self._on_changed = on_changed
         self._caution = terms.caution(two_endpoints=rpc.can_agree)
         self._last_batch_full = False
+        self._reorged_at = 0.0  # when it is looked for next, by the loop's clock
         self.rounds = Rounds("settle", self.step, outbox=outbox)
 
     async def step(self) -> bool:
@@ -89,6 +102,7 @@ class Settler:
         room = self._terms.settle_unresolved_max - unresolved
         if room <= 0:
             return False
+        room -= await self._send_reorged(claim, room)
         if unresolved and not self._last_batch_full:
             # Others are on their way and the next block is some time off: let the batch grow.
             await asyncio.sleep(self._terms.linger_s)
@@ -149,6 +163,51 @@ class Settler:
                 await settling.postpone(connection, leftover, claim=claim)
         if faults:
             await self._write_back(claim, await self._agreed_faults(claimed, faults))
+
+    async def _send_reorged(self, claim: Claim, room: int) -> int:
+        """Send what others had submitted and a reorg took; returns in how many transactions.
+
+        What we had sent comes back by its own bytes. Whoever submitted this need not do it again, and the payer may
+        spend the money as soon as it is back: units may be minted for it already.
+        """
+        now = asyncio.get_running_loop().time()
+        if now < self._reorged_at:
+            return 0
+        self._reorged_at = now + REORGED_EVERY_S
+        async with session(self._pool, "claim what a reorg took") as connection:
+            taken = await settling.claim_reorged(
+                connection,
+                network=self._terms.network,
+                asset=self._terms.asset,
+                claim=claim,
+                lease_s=LEASE_S,  # what cannot be sent now is tried again after it
+                limit=self._terms.settle_batch_max,
+                valid_before_min=UnixTime(self._head.head.time + SEND_MARGIN_S),
+            )
+        if not taken:
+            return 0
+        preflight = await self._preflight(taken)
+        plan = plan_settlement(taken, preflight, {}, code_payer_gas=self._terms.code_payer_gas_max)
+        batches = self._batches(plan.send)[: max(1, room - 1)]  # with room left for what pays anew
+        for batch in batches:
+            ids = [p.id for p in batch.payments]
+
+            async def store_items(
+                connection: Connection, transaction_id: int, _tx_hash: TxHash, ids: Sequence[uuid.UUID] = ids
+            ) -> None:
+                await transactions.store_payment_items(connection, transaction_id, ids)
+                await settling.note_sent_again(connection, ids, claim=claim)
+
+            sent = await self._outbox.send(**self._transaction(batch), store_items=store_items)
+            log.warning(
+                "payments_sent_again",
+                message=f"Sent {len(ids)} payments again that others had submitted and a reorg took"
+                f" (nonce: {sent.nonce}, tx: {hex_text(sent.hash)})",
+                payments=[str(id_) for id_ in ids],
+                account_nonce=sent.nonce,
+                tx_hash=hex_text(sent.hash),
+            )
+        return len(batches)
 
     async def _preflight(self, claimed: Sequence[ClaimedPayment]) -> Preflight:
         """One call that tries every transfer in order at one pinned block; no state changes.
@@ -307,7 +366,8 @@ class Settler:
             caution=self._caution,
         )
 
-    async def _send(self, claim: Claim, batch: Batch, *, failed: int) -> None:
+    def _transaction(self, batch: Batch) -> _Call:
+        """What a batch's transaction calls, and how much gas it may take."""
         calls = [
             contracts.encode_transfer_with_authorization(
                 payer=p.payer,
@@ -326,6 +386,10 @@ class Settler:
         else:
             to = self._terms.multicall3
             data = contracts.encode_aggregate3([(self._terms.asset, call) for call in calls])
+        limit = gas_limit(data, execution_gas=batch.execution_gas)
+        return _Call(to=to, data=data, gas_limit=limit, item_count=len(calls))
+
+    async def _send(self, claim: Claim, batch: Batch, *, failed: int) -> None:
         ids = [p.id for p in batch.payments]
         units: Counter[Address] = Counter()
         for payment in batch.payments:
@@ -340,13 +404,7 @@ class Settler:
             if not await tokens.take_supply(connection, self._terms.network, units):
                 raise SupplyShort
 
-        sent = await self._outbox.send(
-            to=to,
-            data=data,
-            gas_limit=gas_limit(data, execution_gas=batch.execution_gas),
-            item_count=len(ids),
-            store_items=store_items,
-        )
+        sent = await self._outbox.send(**self._transaction(batch), store_items=store_items)
         self._on_changed(ids)
         for age_s in ages_s:
             metrics.STAGE.observe(age_s, *metrics.ACCEPTED_TO_SENT)

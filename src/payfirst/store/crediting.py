@@ -92,9 +92,9 @@ WHERE p.id = e.id AND p.status = e.expected AND p.status IN ('pending', 'sent', 
 MARK_BACK = """
 UPDATE payment_queue p
 SET finality = 'open', tx_hash = e.tx_hash, settled_block = e.block, settled_block_hash = e.block_hash,
-    settled_log_index = e.log_index, processed_at = now()
-FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::int[])
-     AS e(id, tx_hash, block, block_hash, log_index)
+    settled_log_index = e.log_index, settled_by_us = e.ours, processed_at = now()
+FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::bool[])
+     AS e(id, tx_hash, block, block_hash, log_index, ours)
 WHERE p.id = e.id AND p.status = 'completed' AND p.finality = 'reorged'
 """
 
@@ -309,6 +309,7 @@ async def mark_back(connection: Connection, completions: Sequence[Completion]) -
         [c.block for c in completions],
         [hex_text(c.block_hash) for c in completions],
         [c.log_index for c in completions],
+        [c.ours for c in completions],
     )
     if changed != f"UPDATE {len(completions)}":
         raise LeaseLost(f"{changed} of {len(completions)} payments to take back")

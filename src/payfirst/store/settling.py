@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import asyncpg
 import msgspec
 
 from payfirst.errors import LeaseLost
@@ -24,10 +25,18 @@ from payfirst.units import (
     hex_text,
 )
 
+_CLAIMED = """
+RETURNING p.id, p.token_address, p.payer, p.pay_to, p.amount, p.quantity, p.authorization_nonce, p.valid_after,
+          p.valid_before, p.signature, p.accepted_height, p.supply_reserved, p.attempts, p.suspected_code,
+          p.suspected_height, p.share_max, EXISTS (
+              SELECT FROM wallet_payments w WHERE w.payment_id = p.id
+          ) AS by_wallet
+"""
+
 # claim_pending: lease the oldest due payments of one asset; skip held and leased rows, and what is too near
 # to its end to be sent ($7, Unix seconds). Nothing for who lost the signer and does not know it yet: what it took
 # would wait for a worker that cannot send it.
-CLAIM_PENDING = """
+CLAIM_PENDING = f"""
 UPDATE payment_queue p
 SET lease_owner = $3, lease_epoch = $4, lease_until = now() + $5 * interval '1 second'
 FROM (
@@ -39,11 +48,30 @@ FROM (
     ORDER BY id LIMIT $6 FOR UPDATE SKIP LOCKED
 ) due
 WHERE p.id = due.id
-RETURNING p.id, p.token_address, p.payer, p.pay_to, p.amount, p.quantity, p.authorization_nonce, p.valid_after,
-          p.valid_before, p.signature, p.accepted_height, p.supply_reserved, p.attempts, p.suspected_code,
-          p.suspected_height, p.share_max, EXISTS (
-              SELECT FROM wallet_payments w WHERE w.payment_id = p.id
-          ) AS by_wallet
+{_CLAIMED}"""
+
+# claim_reorged: lease what a reorg took and no transaction of ours would bring back: somebody else had submitted it.
+CLAIM_REORGED = f"""
+UPDATE payment_queue p
+SET lease_owner = $3, lease_epoch = $4, lease_until = now() + $5 * interval '1 second'
+FROM (
+    SELECT id FROM payment_queue q
+    WHERE network = $1 AND asset = $2 AND status = 'completed' AND finality = 'reorged' AND valid_before > $7
+      AND (lease_until IS NULL OR lease_until < now())
+      AND NOT EXISTS (
+          SELECT FROM chain_transaction_items i JOIN chain_transactions t ON t.id = i.transaction_id
+          WHERE i.payment_id = q.id AND t.state = 'sent'
+      )
+      AND EXISTS (SELECT FROM signers s WHERE s.network = $1 AND s.address = $3 AND s.epoch = $4)
+    ORDER BY valid_before LIMIT $6 FOR UPDATE OF q SKIP LOCKED
+) due
+WHERE p.id = due.id
+{_CLAIMED}"""
+
+# note_sent_again: the transaction that carries them is stored in this same commit; they stay completed.
+NOTE_SENT_AGAIN = """
+UPDATE payment_queue SET lease_owner = NULL, lease_until = NULL, attempts = attempts + 1
+WHERE id = ANY($1::uuid[]) AND status = 'completed' AND finality = 'reorged' AND lease_owner = $2 AND lease_epoch = $3
 """
 
 # free_claims: the signer has a new holder; what an earlier one had claimed and not sent is due again.
@@ -169,6 +197,27 @@ async def claim_pending(
     rows = await connection.fetch(
         CLAIM_PENDING, network, hex_text(asset), claim.owner, claim.epoch, lease_s, limit, valid_before_min
     )
+    return _claimed(rows)
+
+
+async def claim_reorged(
+    connection: Connection,
+    *,
+    network: str,
+    asset: Address,
+    claim: Claim,
+    lease_s: float,
+    limit: int,
+    valid_before_min: UnixTime,
+) -> list[ClaimedPayment]:
+    """Lease up to `limit` completed payments whose transfer a reorg took and that nothing of ours carries."""
+    rows = await connection.fetch(
+        CLAIM_REORGED, network, hex_text(asset), claim.owner, claim.epoch, lease_s, limit, valid_before_min
+    )
+    return _claimed(rows)
+
+
+def _claimed(rows: Sequence[asyncpg.Record]) -> list[ClaimedPayment]:
     claimed = [
         ClaimedPayment(
             id=row["id"],
@@ -227,6 +276,13 @@ async def postpone(connection: Connection, postponed: Sequence[Postponed], *, cl
         claim.owner,
         claim.epoch,
     )
+
+
+async def note_sent_again(connection: Connection, ids: Sequence[uuid.UUID], *, claim: Claim) -> None:
+    """Give the leases of `claim_reorged` back, all of them: raises LeaseLost (and so undoes everything) otherwise."""
+    changed = int((await connection.execute(NOTE_SENT_AGAIN, ids, claim.owner, claim.epoch)).split()[-1])
+    if changed != len(ids):
+        raise LeaseLost(f"{changed} of {len(ids)} payments that a reorg took were still claimed")
 
 
 async def mark_sent(
