@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 
 import httpx
@@ -256,8 +257,8 @@ NO_BLOCK_SINCE = "UPDATE tokens SET synced_at = now() - interval '1 day'"
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [
-        (BEHIND, "Confirming is 78 s behind the chain, so nothing could be settled."),
-        (UNSYNCED, "This token has not been read from the chain for 61 s."),
+        (BEHIND, r"Confirming is 78 s behind the chain, so nothing could be settled\."),
+        (UNSYNCED, r"This token has not been read from the chain for 6[1-9] s\."),  # and time goes on
     ],
 )
 async def test_what_would_not_be_delivered_is_not_sold(
@@ -271,7 +272,7 @@ async def test_what_would_not_be_delivered_is_not_sold(
             answer = await shop.mint(headers)
             assert is_problem(answer, 503, "not_now")
             assert answer.headers["retry-after"]
-            assert sentence in answer.json()["detail"]
+            assert re.match(sentence, answer.json()["detail"])
         ready = await shop.client.get("/ready")
         assert ready.status_code == 503
         assert ready.json()["reasons"][0].startswith(sentence[:30])
