@@ -373,7 +373,7 @@ def _stats(name: str, summary: str, statuses: type[PaymentStatus] | type[MintSta
             "operationId": name,
             "tags": ["operate"],
             "summary": summary,
-            "description": "Counted at most once a second, however many ask.",
+            "description": "Counted at most once a second, however many ask, and less often where counting takes long.",
             "responses": {
                 "200": _answer("The counts.", "StatsDocument", {"stats": examples.stats(statuses)}),
                 **_refusals(*_READS_FAIL),

@@ -51,22 +51,23 @@ class Stats:
     async def read(self) -> bytes:
         """The document. Raises Starting or StoreUnavailable."""
         async with self._reading:
-            began = time.monotonic()
-            if began >= self._read_next_at:
-                self._outcome = await self._read()
-                ended = time.monotonic()
-                self._read_next_at = ended + max(STATS_AGE_S, (ended - began) / STATS_SHARE_MAX)
+            if time.monotonic() >= self._read_next_at:
+                self._outcome, counted_s = await self._read()
+                self._read_next_at = time.monotonic() + max(STATS_AGE_S, counted_s / STATS_SHARE_MAX)
         if isinstance(self._outcome, StoreUnavailable):
             raise StoreUnavailable(str(self._outcome))
         return self._outcome
 
-    async def _read(self) -> bytes | StoreUnavailable:
+    async def _read(self) -> tuple[bytes | StoreUnavailable, float]:
+        """The document or the failure, and how long a connection counted: to wait for one costs PostgreSQL nothing."""
         try:
             async with self._runtime.reading("count the queue") as connection:
+                began = time.monotonic()
                 stats = await queue_stats.read(connection, self._queue)
+                counted_s = time.monotonic() - began
         except StoreUnavailable as error:
-            return error
-        return _ENCODER.encode(stats_document(self._queue, stats))
+            return error, 0.0
+        return _ENCODER.encode(stats_document(self._queue, stats)), counted_s
 
 
 def routes(runtime: Runtime) -> list[Route]:
