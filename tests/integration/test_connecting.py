@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 from faults.rig.servers import primary_and_standby
+from listening import listening
 from postgres import Cluster, free_port
 
 from payfirst.store import connecting
@@ -21,19 +22,12 @@ from payfirst.store.database import DatabaseNotThere, connect
 @contextlib.asynccontextmanager
 async def silent_host() -> AsyncIterator[str]:
     """A host that takes connections and never says a word, as a machine that froze."""
-    held: list[asyncio.StreamWriter] = []
 
-    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        held.append(writer)
+    async def say_nothing(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
         await reader.read()
 
-    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
-    try:
-        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
-        for writer in held:
-            writer.transport.abort()
+    async with listening(say_nothing) as port:
+        yield f"127.0.0.1:{port}"
 
 
 def url_of(*hosts: str, query: str = "sslmode=disable") -> str:

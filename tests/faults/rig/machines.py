@@ -27,6 +27,7 @@ from typing import TypeVar
 
 import psutil
 import pytest
+from listening import Listener
 
 REQUIRED = "PAYFIRST_TEST_REQUIRE_ROOT"
 PREFIX = "pfm"
@@ -204,15 +205,9 @@ def _enter(name: str) -> None:
 
 @contextlib.asynccontextmanager
 async def _forwarding(listening: socket.socket, far: Far) -> AsyncIterator[int]:
-    open_now: set[asyncio.Task[None]] = set()
-
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        open_now.add(task)
-        far_writer: asyncio.StreamWriter | None = None
+        far_reader, far_writer = await far()
         try:
-            far_reader, far_writer = await far()
             pumps = [asyncio.create_task(_pump(reader, far_writer)), asyncio.create_task(_pump(far_reader, writer))]
             try:
                 await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -220,22 +215,14 @@ async def _forwarding(listening: socket.socket, far: Far) -> AsyncIterator[int]:
                 for pump in pumps:
                     pump.cancel()
                 await asyncio.gather(*pumps, return_exceptions=True)
-        except (OSError, asyncio.CancelledError):
-            pass  # either end is gone, or the test is over
         finally:
-            open_now.discard(task)
-            for end in (writer, far_writer):
-                if end is not None:
-                    end.transport.abort()
+            far_writer.transport.abort()
 
-    server = await asyncio.start_server(handle, sock=listening)
+    listener = Listener(handle)
     try:
-        yield listening.getsockname()[1]
+        yield await listener.open(listening=listening)
     finally:
-        server.close()
-        for task in list(open_now):
-            task.cancel()
-        await asyncio.gather(*open_now, return_exceptions=True)
+        await listener.close()
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

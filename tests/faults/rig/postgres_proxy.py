@@ -17,6 +17,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from listening import Listener, connected
+
 from .boundary import Boundary, Cut
 
 SSL_REQUEST, GSS_REQUEST, CANCEL_REQUEST = 80877103, 80877104, 80877102
@@ -30,17 +32,22 @@ class PostgresProxy:
     boundary: Boundary | None = None
     url: str = ""
     seen: list[str] = field(default_factory=list)
-    _open: set[asyncio.Task[None]] = field(default_factory=set)
     _conversations: set[_Conversation] = field(default_factory=set)
 
-    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection of a client."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._open.add(task)
-        far_writer: asyncio.StreamWriter | None = None
-        try:
-            far_reader, far_writer = await asyncio.open_connection(*self.target)
+    def __post_init__(self) -> None:
+        """Nobody can connect yet."""
+        self._listener = Listener(self._handle)
+
+    async def open(self) -> int:
+        """Take connections; returns the port."""
+        return await self._listener.open()
+
+    async def close(self) -> None:
+        """End every connection, and take no more."""
+        await self._listener.close()
+
+    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with connected(*self.target) as (far_reader, far_writer):
             startup = await _startup(reader, writer)
             far_writer.write(startup)
             if _code(startup) != CANCEL_REQUEST:
@@ -50,13 +57,6 @@ class PostgresProxy:
                     await conversation.run()
                 finally:
                     self._conversations.discard(conversation)
-        except (OSError, EOFError, asyncio.CancelledError):
-            pass  # either end is gone, or the test has cut everything
-        finally:
-            self._open.discard(task)
-            for end in (writer, far_writer):
-                if end is not None:
-                    end.transport.abort()
 
     def freeze(self) -> None:
         """No byte more on any connection that is open now, and neither end is told; new ones are taken.
@@ -68,9 +68,7 @@ class PostgresProxy:
 
     async def cut_all(self) -> None:
         """End every connection that is open now; new ones are taken."""
-        for task in list(self._open):
-            task.cancel()
-        await asyncio.gather(*self._open, return_exceptions=True)
+        await self._listener.cut_all()
 
 
 class _Conversation:
@@ -185,11 +183,9 @@ async def postgres_proxy(database_url: str) -> AsyncIterator[PostgresProxy]:
     assert parts.hostname is not None
     assert parts.port is not None
     proxy = PostgresProxy((parts.hostname, parts.port))
-    server = await asyncio.start_server(proxy.handle, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
+    port = await proxy.open()
     proxy.url = f"postgresql://{parts.username}@127.0.0.1:{port}{parts.path}?sslmode=disable"
     try:
         yield proxy
     finally:
-        server.close()
-        await proxy.cut_all()
+        await proxy.close()

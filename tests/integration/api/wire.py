@@ -7,6 +7,8 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from urllib.parse import urlsplit
 
+from listening import Listener, connected
+
 
 class Wire:
     """Forwards TCP connections while it is whole; a cut one ends them and refuses new ones."""
@@ -15,9 +17,8 @@ class Wire:
         parts = urlsplit(database_url)
         self._target = (parts.hostname, parts.port)
         self._rest = (parts.username, parts.path)
-        self._server: asyncio.Server | None = None
+        self._listener = Listener(self._carry)
         self._port = 0
-        self._carrying: set[asyncio.Task[None]] = set()
         self._loses_questions = False
         self._loses_answers = False
         self._fatal_bytes: bytes | None = None
@@ -40,33 +41,16 @@ class Wire:
         """Take connections, at the same port as before, and lose nothing any more."""
         self._loses_questions = self._loses_answers = False
         self._fatal_bytes = None
-        self._server = await asyncio.start_server(self._carry, "127.0.0.1", self._port)
-        self._port = self._server.sockets[0].getsockname()[1]
+        self._port = await self._listener.open(port=self._port)
 
     async def cut(self) -> None:
         """End all connections and take no more."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        for task in self._carrying:
-            task.cancel()
-        await asyncio.gather(*self._carrying, return_exceptions=True)
+        await self._listener.close()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._carrying.add(task)
-        far_reader, far_writer = await asyncio.open_connection(*self._target)
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(_copy(reader, far_writer, is_lost=self._loses_question))
-                group.create_task(_copy(far_reader, writer, is_lost=lambda _answer: self._loses_answers))
-        except asyncio.CancelledError:
-            pass  # cut: the server must not log it as a failure of its handler
-        finally:
-            self._carrying.discard(task)
-            for end in (writer, far_writer):
-                end.transport.abort()
+        async with connected(*self._target) as (far_reader, far_writer), asyncio.TaskGroup() as group:
+            group.create_task(_copy(reader, far_writer, is_lost=self._loses_question))
+            group.create_task(_copy(far_reader, writer, is_lost=lambda _answer: self._loses_answers))
 
     def _loses_question(self, question: bytes) -> bool:
         if self._fatal_bytes is not None and self._fatal_bytes in question:

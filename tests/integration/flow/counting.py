@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from listening import connected, listening
+
 _SSL_REQUEST = 80_877_103
 
 
@@ -67,7 +69,6 @@ async def counted(database_url: str) -> AsyncIterator[Statements]:
     """Statements of whoever connects through `url`."""
     parts = urlsplit(database_url)
     statements = Statements()
-    tasks: set[asyncio.Task[None]] = set()
 
     async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter, frontend: _Frontend | None) -> None:
         with contextlib.suppress(ConnectionError):
@@ -78,21 +79,12 @@ async def counted(database_url: str) -> AsyncIterator[Statements]:
                 await target.drain()
         target.close()
 
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        to_server, from_client = await asyncio.open_connection(parts.hostname, parts.port)
-        for one in (pump(reader, from_client, _Frontend(statements.executed)), pump(to_server, writer, None)):
-            task = asyncio.create_task(one)
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with connected(parts.hostname, parts.port) as (far_reader, far_writer), asyncio.TaskGroup() as group:
+            group.create_task(pump(reader, far_writer, _Frontend(statements.executed)))
+            group.create_task(pump(far_reader, writer, None))
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
     credentials = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
-    statements.url = parts._replace(netloc=f"{credentials}127.0.0.1:{port}").geturl()
-    try:
+    async with listening(carry) as port:
+        statements.url = parts._replace(netloc=f"{credentials}127.0.0.1:{port}").geturl()
         yield statements
-    finally:
-        server.close()
-        for task in list(tasks):
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
