@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, ClassVar, TypeAlias
 
@@ -81,7 +82,8 @@ class Acceptor:
         self._many_wait = asyncio.Event()
         self._sought: list[_Sought] = []
         self._some_sought = asyncio.Event()
-        self._known: dict[_Key, None] = {}  # in the order in which they became it
+        # In the order in which they became it. Not a dict: looking for its first key passes all that were taken out.
+        self._known: OrderedDict[_Key, None] = OrderedDict()
 
     async def accept(self, payment: NewPayment) -> Accepted:
         """Store one payment; returns after the commit.
@@ -180,7 +182,7 @@ class Acceptor:
         for key in stored:
             known[key] = None
         while len(known) > KNOWN_MAX:
-            del known[next(iter(known))]
+            known.popitem(last=False)
 
     async def _store(self, batch: Sequence[_Waiting]) -> None:
         try:
