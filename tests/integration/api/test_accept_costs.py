@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping
 from types import FrameType
 
+import pytest
 from flow.counting import counted
 
 from payfirst.pipeline import accept
@@ -15,7 +17,7 @@ from payfirst.store import payments
 from payfirst.store.database import Pool
 from payfirst.units import AtomicAmount, UnixTime
 
-from .shop import MINT_PATH, PRICE, Buyer, Shop, configure, open_shop, running
+from .shop import MINT_PATH, PRICE, Buyer, Shop, configure, open_shop, running, until
 
 AT_ONCE = 64
 ROUNDS = 3
@@ -80,6 +82,48 @@ async def test_what_was_stored_lately_is_looked_up_and_not_inserted_again(databa
     assert await pool.fetchval("SELECT count(*) FROM payment_queue") == 1
 
 
+async def test_few_that_come_one_by_one_share_a_commit(
+    database_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second came while the first was stored: it waits about as long for the third, which does come."""
+    monkeypatch.setattr(accept, "GATHER_S_MAX", 60.0)
+    await open_shop(pool)
+    async with (
+        counted(database_url) as statements,
+        running(configure(statements.url), pool) as opened,
+        pool.acquire() as locker,
+        asyncio.TaskGroup() as buyers,
+    ):
+        async with locker.transaction():
+            await locker.execute("LOCK TABLE authorizations IN EXCLUSIVE MODE")
+            first = buyers.create_task(opened.mint(Buyer().header()))
+            await until(lambda: _is_locked_out(pool))
+            second = buyers.create_task(opened.mint(Buyer().header()))
+            await asyncio.sleep(2)
+        assert (await first).status_code == 202
+        assert not second.done()
+        third = buyers.create_task(opened.mint(Buyer().header()))
+        assert [(await one).status_code for one in (second, third)] == [202, 202]
+        assert statements.count(payments.INSERT_PAYMENTS) == 2
+
+
+async def test_who_comes_alone_waits_for_nobody(database_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after another, though to store the first took seconds: none of the others waits as long again."""
+    monkeypatch.setattr(accept, "GATHER_S_MAX", 600.0)
+    await open_shop(pool)
+    async with running(configure(database_url), pool) as opened, pool.acquire() as locker:
+        async with locker.transaction():
+            await locker.execute("LOCK TABLE authorizations IN EXCLUSIVE MODE")
+            first = asyncio.create_task(opened.mint(Buyer().header()))
+            await until(lambda: _is_locked_out(pool))
+            await asyncio.sleep(3)
+        assert (await first).status_code == 202
+        began = time.monotonic()
+        for _ in range(3):
+            assert (await opened.mint(Buyer().header())).status_code == 202
+        assert time.monotonic() - began < 3
+
+
 async def test_only_so_many_are_known() -> None:
     """What is remembered is bounded, oldest first out."""
     acceptor = accept.Acceptor(None, network="", asset=b"", pay_to=b"", notifier=None)  # type: ignore[arg-type]  # unused
@@ -106,6 +150,11 @@ def _good() -> Request:
 
 def _by_another_key() -> Mapping[str, str]:
     return Buyer().header(payer=Buyer().address)
+
+
+async def _is_locked_out(pool: Pool) -> bool:
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'authorizations'::regclass"
+    return bool(await pool.fetchval(waiting))
 
 
 async def _send(shop: Shop, requests: list[Request], *, expected: int) -> None:
