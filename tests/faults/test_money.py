@@ -53,9 +53,8 @@ async def test_fault_13_an_account_emptied_after_the_202_costs_no_gas(rig: Rig) 
     """Found by the pre-flight at two blocks: it fails, nothing is minted, nothing was sent."""
     (buyer,) = await rig.buyers(1, funds=PRICE)
     await rig.chain.fund_gas([buyer.address], Wei(10**18))
-    async with rig.working():
-        pass  # it has seen the chain and the token
-    await rig.pay(buyer)
+    async with rig.working(settling_paused=True):
+        await rig.pay(buyer)
     move = encode_call("transfer(address,uint256)", dev_address("elsewhere"), int(PRICE))
     await rig.chain.send(rig.chain.usdc, move, buyer.key)
     async with rig.working():
@@ -131,10 +130,9 @@ async def test_fault_35_two_authorizations_in_one_transaction_one_of_them_to_the
     """Both are orders here; on chain one of them is spent on a self-transfer: one Transfer pays for one order."""
     (buyer,) = await rig.buyers(1)
     paying, deceiving = buyer.authorize(1), buyer.authorize(1)
-    async with rig.working():
-        pass  # it has seen the chain and the token
-    for authorization in (paying, deceiving):
-        assert (await rig.order(buyer, 1, authorization=authorization)).status_code == 202
+    async with rig.working(settling_paused=True):
+        for authorization in (paying, deceiving):
+            assert (await rig.order(buyer, 1, authorization=authorization)).status_code == 202
     to_itself = structs.replace(deceiving, pay_to=buyer.address)
     calls = [(rig.chain.usdc, transfer(buyer, each)) for each in (to_itself, paying)]
     receipt = await rig.chain.send(rig.chain.multicall3, contracts.encode_aggregate3(calls), gas=1_000_000)

@@ -50,10 +50,9 @@ async def test_fault_21_a_mint_that_a_reorg_takes_is_sent_again_and_stands_once(
 async def test_fault_20_what_the_payer_had_submitted_is_sent_by_us_once_a_reorg_took_it(rig: Rig) -> None:
     """No bytes of ours would bring it back, and its units are minted: the authorization is still good, and used."""
     (buyer,) = await rig.buyers(1)
-    async with rig.working():
-        await rig.until_a_worker_lives()
-    authorization = buyer.authorize(2)
-    assert (await rig.order(buyer, 2, authorization=authorization)).status_code == 202
+    async with rig.working(settling_paused=True):
+        authorization = buyer.authorize(2)
+        assert (await rig.order(buyer, 2, authorization=authorization)).status_code == 202
     assert (await rig.chain.send(rig.chain.usdc, transfer(buyer, authorization))).succeeded
     async with rig.working():
         await rig.until_counts(payments_completed=1, mints_completed=2)

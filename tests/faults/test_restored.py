@@ -248,9 +248,8 @@ async def test_a_nonce_that_another_transaction_took_settles_its_rows_again(rig:
 async def test_a_signer_made_after_the_backup_is_adopted_with_all_it_sent(rig: Rig, backup: Backup) -> None:
     """The database has never heard of it: its transactions show in the logs, those between them in their blocks."""
     buyers = await rig.buyers(4)
-    async with rig.working():
-        pass
-    await rig.pay(buyers[0])
+    async with rig.working(settling_paused=True):
+        await rig.pay(buyers[0])
     await backup.take()
     async with rig.working():
         for buyer in buyers[1:3]:

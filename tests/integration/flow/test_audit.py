@@ -93,10 +93,9 @@ async def test_after_ordinary_work_database_and_chain_agree(rig: Rig, payfirst: 
 async def test_a_payment_that_was_paid_is_credited_once(rig: Rig, payfirst: Payfirst) -> None:
     """In a block that was passed over: --repair completes it, and a second time there is nothing left to do."""
     (buyer,) = await rig.buyers(1)
-    async with rig.working():
-        pass
-    authorization = buyer.authorize(2)
-    assert (await rig.order(buyer, 2, authorization=authorization, recipient=FRIEND)).status_code == 202
+    async with rig.working(settling_paused=True):
+        authorization = buyer.authorize(2)
+        assert (await rig.order(buyer, 2, authorization=authorization, recipient=FRIEND)).status_code == 202
     await rig.pool.execute("UPDATE payment_queue SET status = 'failed'")
     await rig.chain.send(rig.chain.usdc, transfer(buyer, authorization))
     await read_up_to_the_head(rig)
@@ -157,10 +156,9 @@ async def test_an_authorization_used_before_its_payment_came_is_owed_when_that_f
 async def test_an_authorization_used_for_another_amount_needs_an_operator(rig: Rig, payfirst: Payfirst) -> None:
     """Two signatures under one nonce: exit code 2, and no repair touches it."""
     (buyer,) = await rig.buyers(1)
-    async with rig.working():
-        pass
-    authorization = buyer.authorize(2)
-    assert (await rig.order(buyer, 2, authorization=authorization)).status_code == 202
+    async with rig.working(settling_paused=True):
+        authorization = buyer.authorize(2)
+        assert (await rig.order(buyer, 2, authorization=authorization)).status_code == 202
     cheaper = structs.replace(authorization, value=PRICE)
     await rig.chain.send(rig.chain.usdc, transfer(buyer, cheaper))
     await read_up_to_the_head(rig)
@@ -196,9 +194,8 @@ async def test_a_unit_that_was_minted_is_marked_with_its_own_transaction(rig: Ri
 async def test_rows_that_nothing_carries_go_back_to_the_queue(rig: Rig, payfirst: Payfirst) -> None:
     """Sent by hand, say: an authorization is used once only, so sending it again is safe."""
     (buyer,) = await rig.buyers(1)
-    async with rig.working():
-        pass
-    await rig.pay(buyer)
+    async with rig.working(settling_paused=True):
+        await rig.pay(buyer)
     await rig.pool.execute("UPDATE payment_queue SET status = 'sent', tx_hash = '0x' || repeat('ab', 32)")
     await rig.pool.execute("UPDATE tokens SET reserved = 5")
     assert await payfirst.kinds(code=1) == ["payment_stranded", "supply_reserved_differs"]
@@ -305,9 +302,8 @@ async def test_a_debt_without_a_payment_closes_when_its_payment_is_credited_afte
     """Nobody is given back what they were delivered for."""
     (buyer,) = await rig.buyers(1)
     authorization = buyer.authorize()
-    async with rig.working():
-        pass
-    response = await rig.order(buyer, 1, authorization=authorization)
+    async with rig.working(settling_paused=True):
+        response = await rig.order(buyer, 1, authorization=authorization)
     await rig.pool.execute(
         "INSERT INTO owed (direction, network, reason, asset, amount, beneficiary, authorization_nonce, tx_hash)"
         " SELECT 'to_buyer', network, 'money_without_payment', asset, amount, payer, authorization_nonce,"

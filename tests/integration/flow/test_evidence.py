@@ -44,10 +44,9 @@ async def test_fault_09_money_that_anyone_else_submitted_is_credited_once_and_mi
     """A stranger settles an accepted payment first: paid, under that hash, and never minted to the recipient."""
     (buyer,) = await rig.buyers(1)
     authorization = buyer.authorize(2)
-    async with rig.working():
-        pass  # it has seen the chain and the token, and is gone
-    response = await rig.order(buyer, 2, authorization=authorization, recipient=FRIEND)
-    assert response.status_code == 202
+    async with rig.working(settling_paused=True):
+        response = await rig.order(buyer, 2, authorization=authorization, recipient=FRIEND)
+        assert response.status_code == 202
     receipt = await rig.chain.send(rig.chain.usdc, transfer(buyer, authorization))
     async with rig.working():
         await rig.until_counts(payments_completed=1, mints_completed=2)
@@ -74,9 +73,8 @@ async def test_fault_10_a_cancelled_authorization_fails_without_a_mint(rig: Rig)
     """authorizationState says used for cancelled ones too; only the log tells."""
     (buyer,) = await rig.buyers(1)
     authorization = buyer.authorize()
-    async with rig.working():
-        pass
-    await rig.order(buyer, 1, authorization=authorization)
+    async with rig.working(settling_paused=True):
+        await rig.order(buyer, 1, authorization=authorization)
     await rig.chain.send(rig.chain.usdc, await cancel(rig, buyer, authorization))
     async with rig.working():
         await rig.until_counts(payments_failed=1)
@@ -132,11 +130,10 @@ async def test_fault_25_32_late_money_for_a_sold_out_token_is_owed(rig: Rig) -> 
 async def test_fault_12_26_an_authorization_that_expires_in_the_queue_fails_by_block_time(rig: Rig) -> None:
     """No worker until validBefore has passed; the clock that counts is the chain's."""
     (buyer,) = await rig.buyers(1)
-    async with rig.working():
-        pass
-    head = await rig.chain.rpc.head()
-    response = await rig.order(buyer, 1, authorization=buyer.authorize(seconds=100, chain_time=head.time))
-    assert response.status_code == 202, response.text
+    async with rig.working(settling_paused=True):
+        head = await rig.chain.rpc.head()
+        response = await rig.order(buyer, 1, authorization=buyer.authorize(seconds=100, chain_time=head.time))
+        assert response.status_code == 202, response.text
     await rig.chain.rpc.call("evm_increaseTime", 200, result=object)
     await rig.chain.mine(1)
     async with rig.working():
