@@ -48,17 +48,23 @@ async def test_original_a_six_minute_outage_with_60_in_sent(rig: Rig) -> None:
 # ---- a commit that is cut ------------------------------------------------------------------------------
 
 
+# The payment sent, and credited; its units sent, and minted. Now and then there is one more, of what is looked after.
+COMMITS_OF_A_LIFE = 4
+
+
 @pytest.mark.parametrize("moment", [pytest.param("before", marks=pytest.mark.slow), "after"])
 async def test_fault_24_a_workers_commit_that_is_cut_is_read_again(rig: Rig, moment: Moment) -> None:
     """Each COMMIT of a payment's life, one after the other: whether it took effect is not guessed."""
     (buyer,) = await rig.buyers(1)
     async with postgres_proxy(rig.database_url) as wire, rig.working(database_url=wire.url):
-        for nth in range(1, 6):
+        for nth in range(1, 10):
             boundary = wire.boundary = Boundary(nth, moment, cut, counts=naming("COMMIT"))
             await rig.pay(buyer, 2)
             await rig.until_counts(payments_completed=nth, mints_completed=2 * nth)
             await rig.until(idle(rig))
-            assert boundary.at is not None
+            if boundary.at is None:  # each has been cut once
+                break
+        assert nth > COMMITS_OF_A_LIFE
     await rig.check_invariants()
 
 
