@@ -82,6 +82,7 @@ async def test_fault_16_an_item_that_burns_its_gas_inside_a_batch_that_succeeds(
             assert await rig.pool.fetchval("SELECT count(*) FROM chain_transactions") == 1
             await rig.chain.set_code(burner.address, b"\xfe")  # whoever asks it for a signature loses all the gas
         await rig.until_counts(payments_completed=19)
+        await rig.until(finds(rig, "SELECT count(*) = 1 FROM payment_queue WHERE status = 'pending'"))
         # At once: tried again twice while its account still refuses, it would be told so.
         await rig.chain.set_code(burner.address, b"")
         await rig.until_counts(mints_completed=19)

@@ -152,9 +152,9 @@ class Shop:
         return int(await self.pool.fetchval(f"SELECT count(*) FROM {table}"))
 
 
-async def until(holds: Callable[[], Awaitable[bool]], *, at_most_s: float = 30) -> None:
-    """Return once it holds; looked at every 20 ms."""
-    async with asyncio.timeout(at_most_s):
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    """Return once it holds; looked at every 20 ms, for ten seconds at most."""
+    async with asyncio.timeout(10):
         while True:
             if await holds():
                 return
