@@ -48,7 +48,7 @@ async def test_original_a_six_minute_outage_with_60_in_sent(rig: Rig) -> None:
 # ---- a commit that is cut ------------------------------------------------------------------------------
 
 
-# The payment sent, and credited; its units sent, and minted. Now and then there is one more, of what is looked after.
+# The payment sent, and credited; its units sent, and minted. Now and then a block's is among them.
 COMMITS_OF_A_LIFE = 4
 
 
