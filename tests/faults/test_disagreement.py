@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from flow.rig import PAY_TO, PRICE, Rig
-from flow.test_evidence import transfer
+from flow.rig import PAY_TO, PRICE, Rig, transfer
 
 from payfirst.chain.abi import encode_call
 from payfirst.local.chain import dev_address, dev_key

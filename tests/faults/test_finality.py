@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
-from flow.rig import MINT_AMOUNT, PRICE, Rig
-from flow.test_evidence import transfer
+from flow.rig import MINT_AMOUNT, PRICE, Rig, transfer
 
 from payfirst.local.chain import dev_address
 from payfirst.store import transactions

@@ -5,31 +5,16 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from flow.rig import MINT_AMOUNT, PRICE, Buyer, Rig
+from flow.rig import MINT_AMOUNT, PRICE, Rig, transfer
 from msgspec import structs
 
 from payfirst.chain import contracts
 from payfirst.chain.abi import encode_call
 from payfirst.local.chain import dev_address, dev_key
 from payfirst.units import Address, Wei, checksum_address, hex_text, keccak
-from payfirst.x402.payload import Authorization
-from payfirst.x402.signing import sign_authorization
 
 from .rig.chain import block, no_mining
 from .waiting import finds, idle
-
-
-def transfer(buyer: Buyer, authorization: Authorization) -> bytes:
-    """The calldata with which anyone may submit an authorization."""
-    return contracts.encode_transfer_with_authorization(
-        payer=authorization.payer,
-        pay_to=authorization.pay_to,
-        value=authorization.value,
-        valid_after=authorization.valid_after,
-        valid_before=authorization.valid_before,
-        nonce=authorization.nonce,
-        signature=sign_authorization(buyer.asset, authorization, buyer.key),
-    )
 
 
 async def test_fault_11_one_authorization_for_two_orders_at_once_pays_for_one(rig: Rig) -> None:

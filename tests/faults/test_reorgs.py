@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from flow.rig import Rig
+from flow.rig import Rig, transfer
 
 from payfirst.units import TxHash
 
 from .rig.chain import no_mining, reorg, revert, snapshot
-from .test_money import transfer
 from .waiting import Holds, finds, idle
 
 

@@ -17,6 +17,7 @@ from api.shop import lifespan
 from faults.rig import invariants
 
 from payfirst.api.app import create_app
+from payfirst.chain import contracts
 from payfirst.chain.abi import Artifact, decode_result, encode_call
 from payfirst.chain.signers import Signer, Treasury
 from payfirst.config import load
@@ -82,6 +83,19 @@ class Buyer:
         """The payment header of an authorization."""
         signature = sign_authorization(self.asset, authorization, self.key)
         return {"X-PAYMENT": header_v1(authorization, signature, network=NETWORK)}
+
+
+def transfer(buyer: Buyer, authorization: Authorization) -> bytes:
+    """The calldata with which anyone may submit an authorization."""
+    return contracts.encode_transfer_with_authorization(
+        payer=authorization.payer,
+        pay_to=authorization.pay_to,
+        value=authorization.value,
+        valid_after=authorization.valid_after,
+        valid_before=authorization.valid_before,
+        nonce=authorization.nonce,
+        signature=sign_authorization(buyer.asset, authorization, buyer.key),
+    )
 
 
 @dataclass

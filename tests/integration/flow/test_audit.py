@@ -21,8 +21,8 @@ from payfirst.local.chain import DEV_OWNER_KEY, dev_address, dev_key
 from payfirst.pipeline.audit_kinds import exit_code
 from payfirst.units import MintId, Wei, checksum_address, hex_text, keccak
 
-from .rig import MINT_AMOUNT, PAY_TO, PRICE, Rig
-from .test_evidence import FRIEND, transfer
+from .rig import MINT_AMOUNT, PAY_TO, PRICE, Rig, transfer
+from .test_evidence import FRIEND
 from .test_operator_queries import query
 
 

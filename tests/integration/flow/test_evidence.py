@@ -4,30 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from payfirst.chain import contracts
 from payfirst.chain.abi import encode_call
 from payfirst.local.chain import DEV_OWNER_KEY
 from payfirst.store.database import Pool
 from payfirst.units import Address, Wei, hex_text
 from payfirst.x402.payload import Authorization
-from payfirst.x402.signing import sign_authorization
 
-from .rig import MINT_AMOUNT, PRICE, Buyer, Rig, open_rig
+from .rig import MINT_AMOUNT, PRICE, Buyer, Rig, open_rig, transfer
 
 FRIEND = Address(b"\x77" * 20)
-
-
-def transfer(buyer: Buyer, authorization: Authorization) -> bytes:
-    """The calldata with which anyone may submit an authorization."""
-    return contracts.encode_transfer_with_authorization(
-        payer=authorization.payer,
-        pay_to=authorization.pay_to,
-        value=authorization.value,
-        valid_after=authorization.valid_after,
-        valid_before=authorization.valid_before,
-        nonce=authorization.nonce,
-        signature=sign_authorization(buyer.asset, authorization, buyer.key),
-    )
 
 
 def settled(rig: Rig) -> Callable[[], Awaitable[bool]]:

@@ -21,8 +21,7 @@ from payfirst.cli.main import app
 from payfirst.errors import PayfirstError
 from payfirst.units import Wei, checksum_address, hex_text
 
-from .rig import Rig
-from .test_evidence import transfer
+from .rig import Rig, transfer
 
 GWEI = 10**9
 Typed: TypeAlias = "Callable[..., Awaitable[Answer]]"
