@@ -10,7 +10,23 @@ from payfirst.units import TxHash, hex_text
 
 
 async def reorg(chain: LocalChain, depth: int) -> None:
-    """The last `depth` blocks are replaced by empty ones."""
+    """The last `depth` blocks are replaced by empty ones; a chain that mines by the clock has a second's after it.
+
+    anvil mines by its clock in the middle of a reorg, too, and then has heights without a block for good (1.7.1). So
+    its clock stands still meanwhile, and a block mined by hand, one more to replace, waits for the one under way.
+    """
+    if await chain.rpc.call("anvil_getIntervalMining", result=object) is None:
+        await _replace(chain, depth)
+        return
+    await chain.set_interval(0)
+    try:
+        await chain.mine(1)
+        await _replace(chain, depth + 1)
+    finally:
+        await chain.set_interval(1)
+
+
+async def _replace(chain: LocalChain, depth: int) -> None:
     await chain.rpc.call("anvil_reorg", depth, [], result=object)
 
 

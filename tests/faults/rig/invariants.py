@@ -335,7 +335,9 @@ async def _read_chain(client: httpx.AsyncClient, *, asset: str, pay_to: str, tok
     head = int(await _call(client, "eth_blockNumber"), 16)
     for first in range(0, head + 1, BLOCKS_PER_REQUEST):
         heights = range(first, min(head + 1, first + BLOCKS_PER_REQUEST))
-        for block in await _batch(client, [("eth_getBlockByNumber", [hex(n), True]) for n in heights]):
+        blocks = await _batch(client, [("eth_getBlockByNumber", [hex(n), True]) for n in heights])
+        assert None not in blocks, f"the chain has no block {heights[blocks.index(None)]}, and {head} is its head"
+        for block in blocks:
             for sent in block["transactions"]:
                 chain.sent[sent["from"].lower(), int(sent["nonce"], 16)] = sent["hash"]
     span = {"fromBlock": "0x0", "toBlock": hex(head)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from faults.rig.chain import reorg
+
 from .rig import Rig
 
 
@@ -17,7 +19,7 @@ async def test_fault_20_21_a_reorg_takes_payment_and_mint_and_both_come_back_onc
         # 30 blocks with none of our transactions in them take the place of the last 30.
         height = (await rig.chain.rpc.head()).number
         depth = min(30, height - await first_settled(rig) + 2)
-        await rig.chain.rpc.call("anvil_reorg", depth, [], result=object)
+        await reorg(rig.chain, depth)
 
         async def taken_and_back() -> bool:
             reopened = await rig.pool.fetchval("SELECT count(*) FROM chain_attempts WHERE broadcast_count > 1")
@@ -66,7 +68,7 @@ async def test_fault_20_a_payment_that_cannot_come_back_is_lost_and_owed_to_the_
         await rig.until_counts(mints_completed=1)
         depth = (await rig.chain.rpc.head()).number - await first_settled(rig) + 2
         await rig.chain.set_automine(False)
-        await rig.chain.rpc.call("anvil_reorg", depth, [], result=object)
+        await reorg(rig.chain, depth)
         await rig.chain.rpc.call("evm_increaseTime", 600, result=object)
         await rig.chain.set_interval(1)
 
@@ -83,7 +85,7 @@ async def test_a_reorg_around_the_first_look_at_the_chain_is_followed(rig: Rig) 
     """The scan begins at a block that no reorg takes, not at the tip it happened to see."""
     await rig.chain.rpc.call("anvil_mine", 5, result=object)  # the contracts stand below what the reorg takes
     async with rig.working(final_depth=5):
-        await rig.chain.rpc.call("anvil_reorg", 3, [], result=object)
+        await reorg(rig.chain, 3)
         (buyer,) = await rig.buyers(1)
         await rig.pay(buyer)
         await rig.until_counts(payments_completed=1, mints_completed=1)
