@@ -110,7 +110,9 @@ def keys(found: dict[str, Any]) -> dict[str, float]:
 
 def machine() -> dict[str, Any]:
     """On what it ran, and under which settings."""
-    versions = {name: metadata.version(name) for name in ("payfirst", "granian", "asyncpg", "coincurve", "msgspec")}
+    versions = {
+        name: metadata.version(name) for name in ("payfirst", "httptools", "uvloop", "asyncpg", "coincurve", "msgspec")
+    }
     return {
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "cpus": os.cpu_count(),

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
 import signal
+import socket
 import time
 import uuid
-from typing import Any, Literal
+from typing import Literal
 
-from granian.constants import HTTPModes, Interfaces, Loops, TaskImpl
-from granian.http import HTTP1Settings
-from granian.log import LogLevels
-from granian.server import MPServer
+from starlette.types import Receive, Scope, Send
 
 from benchmarks.load import BODY
 from payfirst.api.mint_request import token_in_path
+from payfirst.api.server import BACKLOG, new_event_loop, serve
+from payfirst.cli import processes
 from payfirst.config import Config, load
 from payfirst.local.demo.accounts import PRICE
 from payfirst.local.demo.stage import asset_of
@@ -32,7 +31,7 @@ BATCH_MAX = 256
 
 
 class Skeleton:
-    """An RSGI application: one call from the server for a request, one back for its answer."""
+    """A bare ASGI application."""
 
     def __init__(self, config: Config, database_url: str) -> None:
         self._url = database_url
@@ -52,26 +51,29 @@ class Skeleton:
         self._waiting: list[tuple[NewPayment, asyncio.Future[None]]] = []
         self._tasks: list[asyncio.Task[None]] = []
 
-    def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Called before the first request."""
-        self._tasks.append(loop.create_task(self._write()))
-
-    async def __rsgi__(self, scope: Any, protocol: Any) -> None:
-        """One request."""
-        if scope.method != "POST":
-            protocol.response_empty(200, [])
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, or the lifespan."""
+        if scope["type"] == "lifespan":
+            await receive()
+            self._tasks.append(asyncio.create_task(self._write()))
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
             return
-        if await protocol() != BODY:
-            protocol.response_empty(400, [])
+        if scope["method"] != "POST":
+            await _answer(send, 200, b"")
             return
-        raw = scope.headers.get("payment-signature")
+        if (await receive())["body"] != BODY:
+            await _answer(send, 400, b"")
+            return
+        headers = dict(scope["headers"])
+        raw = headers.get(b"payment-signature")
         version: Literal[1, 2] = 1 if raw is None else 2
-        payload = PaymentPayload.from_header((raw or scope.headers.get("x-payment")).encode(), version=version)
+        payload = PaymentPayload.from_header(raw or headers[b"x-payment"], version=version)
         verify(payload, self._terms, now=UnixTime(int(time.time())))
         paid = payload.authorization
         payment = NewPayment(
             id=uuid7(now_ms=time.time_ns() // 1_000_000, random_bits=int.from_bytes(os.urandom(10))),
-            token=token_in_path(scope.path),
+            token=token_in_path(scope["path"]),
             quantity=1,
             recipient=paid.payer,
             payer=paid.payer,
@@ -86,9 +88,7 @@ class Skeleton:
         self._some_wait.set()
         await stored
         url = f"{self._status_url}{payment.id}"
-        protocol.response_bytes(
-            202, [("content-type", "application/json"), ("location", url)], _accepted(payment.id, url)
-        )
+        await _answer(send, 202, _accepted(payment.id, url), (b"location", url.encode()))
 
     async def _write(self) -> None:
         pool = self._pool = await database.connect(self._url, name="skeleton", size=2)
@@ -119,19 +119,28 @@ def _accepted(payment_id: uuid.UUID, url: str) -> bytes:
     )
 
 
-def _application(*_: object) -> Any:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+async def _answer(send: Send, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
+    await send(
+        {"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json"), *headers]}
+    )
+    await send({"type": "http.response.body", "body": body})
+
+
+def _serve(listener: socket.socket) -> int:
     config = load(role="api")
-    return Skeleton(config, config.database.url)
+
+    async def until_stopped() -> bool:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        return await serve(Skeleton(config, config.database.url), listener, stop=stop, connections_max=2 * BACKLOG)
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:  # as payfirst does
+        return 0 if runner.run(until_stopped()) else 1
 
 
 def main() -> None:
     """Serve until SIGTERM."""
     server = load(role="api").server
-    loop = Loops.uvloop if importlib.util.find_spec("uvloop") else Loops.asyncio  # as payfirst does
-    MPServer(
-        "skeleton", address=server.host, port=server.port, interface=Interfaces.RSGI, workers=server.processes,
-        http=HTTPModes.http1, http1_settings=HTTP1Settings(max_buffer_size=65_536), websockets=False,
-        loop=loop, task_impl=TaskImpl.asyncio, runtime_threads=1, backlog=4_096, backpressure=4_096,
-        log_level=LogLevels.warning, log_access=False,
-    ).serve(target_loader=_application, wrap_loader=False)  # fmt: skip
+    listeners = processes.listen(server.host, server.port, count=server.processes, backlog=BACKLOG)
+    processes.supervise(listeners, _serve)

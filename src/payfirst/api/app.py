@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -26,11 +26,7 @@ from payfirst.x402.eip712 import Asset
 OTHER_ROUTE = "other"
 
 
-# Called once the application has started, with what ends the waiting of its clients (to be called in its loop).
-AfterStart = Callable[[Callable[[], None]], object]
-
-
-def create_app(config: Config, *, after_start: AfterStart = lambda _end_waiting: None) -> ASGIApp:
+def create_app(config: Config) -> ASGIApp:
     """The application of one process. It starts with its lifespan.
 
     Raises OperatorError when the configured names cannot be put into an offer.
@@ -52,7 +48,7 @@ def create_app(config: Config, *, after_start: AfterStart = lambda _end_waiting:
     others = _other_routes(runtime, mint_route)
     # By endpoint, because that is what Starlette leaves in a scope; another path is nobody's, and counted as such.
     paths: dict[object, str] = {r.endpoint: r.path for r in others.routes if isinstance(r, Route)}
-    return Front(runtime, headers, mint_route, others, paths, after_start)
+    return Front(runtime, headers, mint_route, others, paths)
 
 
 class Front:
@@ -65,14 +61,12 @@ class Front:
         mint_route: MintRoute,
         others: ASGIApp,
         paths: Mapping[object, str],
-        after_start: AfterStart,
     ) -> None:
         self._runtime = runtime
         self._headers = headers
         self._mint = mint_route
         self._others = others
         self._paths = paths
-        self._after_start = after_start
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI 3: http and lifespan."""
@@ -130,7 +124,6 @@ class Front:
             if message["type"] == "lifespan.startup":
                 try:
                     await self._runtime.start()
-                    self._after_start(self._runtime.waiting.stop)
                     self._runtime.monitor.start()  # what start-up holds up holds up nobody
                 except Exception as error:
                     # Said in so many words: a server may take silence for an application without a lifespan.

@@ -19,11 +19,12 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from payfirst import config as configuration
+from payfirst.api.server import BACKLOG
 from payfirst.chain import keystores
 from payfirst.chain.signers import Signer
 from payfirst.cli import output, settings
 from payfirst.cli.examination import examine
-from payfirst.cli.serve import BACKLOG, FILES_BESIDE_CONNECTIONS
+from payfirst.cli.serve import FILES_BESIDE_CONNECTIONS
 from payfirst.config import KEY_VARIABLES, Config, ConfigurationError
 from payfirst.errors import OperatorError
 from payfirst.ops import log

@@ -1,4 +1,4 @@
-"""The real server over TCP: granian, its processes, and how they end."""
+"""The real server over TCP: its processes, and how they end."""
 
 from __future__ import annotations
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from payfirst.cli.serve import BACKLOG, FILES_BESIDE_CONNECTIONS, STOP_TIMEOUT_S
+from payfirst.api.server import BACKLOG
+from payfirst.cli.processes import STOP_TIMEOUT_S
+from payfirst.cli.serve import FILES_BESIDE_CONNECTIONS
 from payfirst.config import KEY_VARIABLES, Config
 from payfirst.local.children import STOP_S
 

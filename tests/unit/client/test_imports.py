@@ -18,7 +18,7 @@ def loaded() -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["asyncpg", "sqlalchemy", "alembic", "eth_account", "granian", "starlette", "pydantic", "payfirst.store"]
+    "name", ["asyncpg", "sqlalchemy", "alembic", "eth_account", "httptools", "starlette", "pydantic", "payfirst.store"]
 )
 def test_buying_loads_no_sellers_library(loaded: list[str], name: str) -> None:
     """No database, no server, no settings."""

@@ -1,0 +1,403 @@
+"""HTTP/1.1 with one client: what httptools parses is given to the ASGI application, one request after another.
+
+The parser is Node's (llhttp, by httptools), strict, as it comes; what is written here is what stands between it and the
+application. An HTTP server made for all purposes takes a fifth of the time of an API process (`benchmarks/README.md`).
+Sources: RFC 9110, RFC 9112; ASGI 3.0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Iterable
+from email.utils import formatdate
+from typing import Any, Final
+from urllib.parse import unquote
+
+import httptools
+from starlette.types import ASGIApp
+
+from payfirst.api import problems
+from payfirst.api.exchange import STATUS_LINES, Exchange
+from payfirst.api.problems import Answer, Header
+from payfirst.ops.log import get_logger
+
+# The payment header and the body's limit, with room for what browsers and proxies add.
+HEAD_BYTES_MAX: Final = 65_536
+HEAD_TIMEOUT_S: Final = 10.0
+# Longer than the proxies of the field keep theirs (60 s): they, not we, end a connection that may be used that moment.
+IDLE_S: Final = 75.0
+# How much of a body waits here for the application to ask for it.
+BODY_KEPT_BYTES: Final = 65_536
+# After an answer that came before the body's end: so much more is taken, and for so long, before the connection is cut.
+# Cut at once, the client's system would throw the answer away with the rest of what it had not read.
+LINGER_BYTES: Final = 262_144
+LINGER_S: Final = 2.0
+# Requests of one client that are parsed ahead of the one that is answered.
+AHEAD_MAX: Final = 16
+
+NOT_HTTP = "This is no HTTP/1.1 request: {}. Send it again as RFC 9112 has it."
+HEAD_TOO_LARGE = f"The head of a request may have {HEAD_BYTES_MAX} bytes. Send only the headers that are needed."
+TOO_MANY = "Too many connections at once. Nothing was taken. Send the request again in 1 s."
+
+log = get_logger(role="api")
+
+_VERSIONS = frozenset({"1.0", "1.1"})
+_ASGI = {"version": "3.0", "spec_version": "2.4"}
+
+
+class _OtherVersion(Exception):
+    """The request is not HTTP/1.0 or 1.1, which the parser would read, too."""
+
+
+class Connections:
+    """What the connections of a process share."""
+
+    def __init__(self, app: ASGIApp, *, connections_max: int) -> None:
+        self.app = app
+        self.loop = asyncio.get_running_loop()
+        self.connections: set[Connection] = set()
+        self.connections_max = connections_max
+        self.is_stopping = False
+        self._date = (0, b"")
+
+    def date_line(self) -> bytes:
+        """The `Date` header of this second."""
+        now = int(time.time())
+        if self._date[0] != now:
+            self._date = (now, f"date: {formatdate(now, usegmt=True)}\r\n".encode())
+        return self._date[1]
+
+    def look(self) -> None:
+        """End the connections whose head is late, or on which nothing has come for long."""
+        now = self.loop.time()
+        for connection in list(self.connections):
+            connection.look(now)
+
+    def stop(self) -> None:
+        """Each connection ends with the answers it owes, those that owe none now."""
+        self.is_stopping = True
+        for connection in list(self.connections):
+            connection.end_when_idle()
+
+
+class Connection(asyncio.Protocol):
+    """One client. Its requests are answered in the order in which they came."""
+
+    def __init__(self, all_: Connections) -> None:
+        self._all = all_
+        self.loop = all_.loop
+        self.is_paused = False  # the client does not read what is written
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._peer: tuple[str, int] | None = None
+        self._here: tuple[str, int] | None = None
+        self._exchanges: deque[Exchange] = deque()  # the first is being answered
+        self._read: Exchange | None = None  # whose body comes now
+        self._task: asyncio.Task[None] | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self._refusal: Answer | None = None  # once the requests before it are answered
+        self._is_reading = True
+        self._is_deaf = False  # what comes now is not read as a request
+        self._is_lingering = False
+        self._lingered_bytes = 0
+        self._since = self.loop.time()  # when this connection, or its last answer, was made; or the head begun
+        self._is_idle = False  # between two requests
+        # Of the head that is read:
+        self._url = b""
+        self._headers: list[Header] = []
+        self._head_bytes = 0
+        self._head_is_open = False
+        self._expects = False
+
+    # ---- the transport's calls ---------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected."""
+        self._transport = transport  # type: ignore[assignment]  # TCP's is a Transport
+        self._peer = _address(transport.get_extra_info("peername"))
+        self._here = _address(transport.get_extra_info("sockname"))
+        self._all.connections.add(self)
+        if len(self._all.connections) > self._all.connections_max:
+            self._refuse(problems.problem(503, "not_now", TOO_MANY, headers=[problems.retry_after(1)]))
+        elif self._all.is_stopping:
+            self._close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """It has ended, by whomever."""
+        self._all.connections.discard(self)
+        self._transport = None
+        del self._parser  # which refers to us
+        self._end_of_client()
+        self.resume_writing()
+
+    def eof_received(self) -> bool:
+        """The client sends no more. It may still read: whoever owes it an answer is told, and answers."""
+        self._end_of_client()
+        return bool(self._exchanges) and not self._is_lingering
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than we write."""
+        self.is_paused = True
+
+    def resume_writing(self) -> None:
+        """It has caught up, or gone."""
+        self.is_paused = False
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, and begin with the first request that has none before it."""
+        if self._is_deaf:
+            self._throw_away(data)
+            return
+        was_open = self._head_is_open
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # To no other protocol: it is answered as HTTP/1.1, and what comes behind it is not read.
+            self._exchanges[-1].keeps_alive = False
+            self._is_deaf = True
+        except httptools.HttpParserCallbackError as error:
+            if not isinstance(error.__context__, _OtherVersion):
+                raise  # a fault of ours: the event loop logs it and ends the connection
+            self._parsing_failed(problems.problem(400, "invalid_request", NOT_HTTP.format("its version is another")))
+        except httptools.HttpParserError as error:
+            self._parsing_failed(problems.problem(400, "invalid_request", NOT_HTTP.format(error)))
+        if self._head_is_open:
+            if was_open:
+                self._head_bytes += len(data)
+            else:
+                self._since = self.loop.time()
+            if self._head_bytes > HEAD_BYTES_MAX:
+                self._parsing_failed(problems.problem(431, "header_too_large", HEAD_TOO_LARGE))
+        if self._task is None and self._exchanges:
+            self._begin()
+        self._pause_if_full()
+
+    # ---- httptools' calls --------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        self._url = b""
+        self._headers = []
+        self._head_bytes = 0
+        self._head_is_open = True
+        self._expects = False
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the request's target."""
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header, or one trailer after a body in chunks, which nobody asked for."""
+        if not self._head_is_open:
+            return
+        name = name.lower()
+        value = value.rstrip(b" \t")  # before it there is none left
+        if name == b"expect" and value.lower() == b"100-continue":
+            self._expects = True
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """The head is whole: there is a request."""
+        self._head_is_open = False
+        self._is_idle = False
+        parser = self._parser
+        version = parser.get_http_version()
+        if version not in _VERSIONS:
+            raise _OtherVersion
+        path, query = _target(self._url)
+        scope = {
+            "type": "http",
+            "asgi": _ASGI,
+            "http_version": version,
+            "method": parser.get_method().decode(),
+            "scheme": "http",
+            "path": path,
+            "raw_path": self._url,
+            "query_string": query,
+            "root_path": "",
+            "headers": self._headers,
+            "client": self._peer,
+            "server": self._here,
+        }
+        exchange = Exchange(
+            self, scope, keeps_alive=parser.should_keep_alive(), expects=self._expects and version == "1.1"
+        )
+        self._read = exchange
+        self._exchanges.append(exchange)
+
+    def on_body(self, data: bytes) -> None:
+        """A part of the body."""
+        assert self._read is not None  # noqa: S101 - the parser calls in this order
+        self._read.feed(data)
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        assert self._read is not None  # noqa: S101 - the parser calls in this order
+        self._read.is_whole = True
+        self._read.wake()
+        self._read = None
+
+    # ---- the exchange's calls ----------------------------------------------------------------------
+
+    @property
+    def is_last(self) -> bool:
+        """We stop: no other request is taken."""
+        return self._all.is_stopping
+
+    def date_line(self) -> bytes:
+        """The `Date` header."""
+        return self._all.date_line()
+
+    def write(self, data: bytes) -> None:
+        """Send, if there is still anybody."""
+        if data and self._transport is not None:
+            self._transport.write(data)
+
+    async def until_writable(self) -> None:
+        """Return when the client has read enough of what was written, or has gone."""
+        while self.is_paused:
+            self._writable = self.loop.create_future()
+            await self._writable
+
+    def go_on_reading(self) -> None:
+        """There is room again for what the client sends."""
+        if not self._is_reading and self._transport is not None:
+            self._is_reading = True
+            self._transport.resume_reading()
+
+    # ---- its course --------------------------------------------------------------------------------
+
+    def look(self, now: float) -> None:
+        """End it if its head is late, or nothing has come for long."""
+        if self._exchanges or self._is_lingering:
+            return
+        if now - self._since > (IDLE_S if self._is_idle and not self._head_is_open else HEAD_TIMEOUT_S):
+            self._close()
+
+    def end_when_idle(self) -> None:
+        """We stop: now if no answer is owed, else after it, as it says itself."""
+        if not self._exchanges:
+            self._close()
+
+    def abort(self) -> None:
+        """At once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _begin(self) -> None:
+        exchange = self._exchanges[0]
+        # Kept by the connection, which is kept until it has ended and by the task itself.
+        self._task = self.loop.create_task(self._answer(exchange))
+
+    async def _answer(self, exchange: Exchange) -> None:
+        try:
+            await self._all.app(exchange.scope, exchange.receive, exchange.send)
+            if not exchange.is_answered:
+                raise RuntimeError("the application returned without an answer")
+        except Exception as error:
+            log.exception("http_server", message=f"A request was not answered to its end: {type(error).__name__}")
+            self.abort()
+        finally:
+            self._task = None
+            self._answered(exchange)
+
+    def _answered(self, exchange: Exchange) -> None:
+        self._exchanges.popleft()
+        self._since = self.loop.time()
+        self._is_idle = True
+        exchange.wake()
+        if self._transport is None:
+            self._exchanges.clear()
+        elif not exchange.keeps_alive:
+            self._exchanges.clear()
+            if exchange.is_whole or exchange.is_gone:
+                self._close()
+            else:
+                self._linger()
+        elif self._exchanges:
+            self._begin()
+        elif self._refusal is not None:
+            self._refuse(self._refusal)
+        elif exchange.is_gone or self._all.is_stopping:
+            self._close()
+        else:
+            self.go_on_reading()
+
+    # ---- the ends ----------------------------------------------------------------------------------
+
+    def _end_of_client(self) -> None:
+        for exchange in self._exchanges:
+            exchange.is_gone = True
+            exchange.wake()
+
+    def _parsing_failed(self, refusal: Answer) -> None:
+        """Nothing more can be read. Who waits for a body's end waits in vain; the requests before are answered."""
+        self._head_is_open = False
+        self._is_deaf = True
+        if self._read is not None:
+            self._read.is_gone = True
+            self._read.keeps_alive = False
+            self._read.wake()
+            self._read = None
+        if self._exchanges:
+            self._refusal = refusal
+        else:
+            self._refuse(refusal)
+
+    def _refuse(self, answer: Answer) -> None:
+        """Answer what was never a request of the application's, and end."""
+        lines: Iterable[Header] = (
+            *answer.headers, (b"content-length", b"%d" % len(answer.body)), (b"connection", b"close"),
+        )  # fmt: skip
+        head = b"".join(b"%b: %b\r\n" % line for line in lines)
+        self.write(b"%b%b%b\r\n%b" % (STATUS_LINES[answer.status], head, self.date_line(), answer.body))
+        self._linger()
+
+    def _linger(self) -> None:
+        """No more is written; what the client still sends is thrown away, within limits."""
+        self._is_lingering = self._is_deaf = True
+        self._head_is_open = False
+        if self._transport is None:
+            return
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self.go_on_reading()
+        self.loop.call_later(LINGER_S, self._close)
+
+    def _throw_away(self, data: bytes) -> None:
+        self._lingered_bytes += len(data)
+        if self._lingered_bytes > LINGER_BYTES and self._is_reading and self._transport is not None:
+            self._is_reading = False
+            self._transport.pause_reading()
+
+    def _pause_if_full(self) -> None:
+        kept_bytes = 0 if self._read is None else self._read.kept_bytes
+        is_full = len(self._exchanges) > AHEAD_MAX or kept_bytes > BODY_KEPT_BYTES
+        if is_full and self._is_reading and self._transport is not None:
+            self._is_reading = False
+            self._transport.pause_reading()
+
+    def _close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+def _address(name: Any) -> tuple[str, int] | None:
+    return (name[0], name[1]) if isinstance(name, tuple) else None
+
+
+def _target(url: bytes) -> tuple[str, bytes]:
+    """Path, decoded, and query of a request's target, which may name scheme and host before them."""
+    if not url.startswith((b"/", b"*")):
+        try:
+            parts = httptools.parse_url(url)
+        except httptools.HttpParserInvalidURLError:
+            return "", b""  # CONNECT's host and port: no path of ours
+        url = (parts.path or b"/") + (b"" if parts.query is None else b"?" + parts.query)
+    raw, _, query = url.partition(b"#")[0].partition(b"?")
+    path = raw.decode("ascii")  # the parser takes nothing else
+    return (unquote(path) if "%" in path else path), query

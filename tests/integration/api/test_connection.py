@@ -1,0 +1,460 @@
+"""HTTP/1.1 as clients and proxies of every kind speak it, over TCP, with a small application behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+
+from payfirst.api import connection as http
+from payfirst.api import server
+
+WITHIN_S = 10
+PLAIN = (b"content-type", b"text/plain")
+
+Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class App:
+    """Says what it was asked, as JSON; some paths do something else."""
+
+    def __init__(self) -> None:
+        self.scopes: list[Scope] = []
+        self.has_ended = False
+        self.may_answer = asyncio.Event()
+        self.messages: list[Message] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI 3."""
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            self.may_answer.set()
+            self.has_ended = True
+            return
+        self.scopes.append(scope)
+        handle: dict[str, Callable[[Receive, Send], Awaitable[None]]] = {
+            "/late": self._late, "/pieces": self._pieces, "/unread": self._unread, "/broken": self._broken,
+            "/split": self._split, "/silent": self._silent, "/nothing": self._nothing, "/large": self._large,
+            "/watch": self._watch,
+        }  # fmt: skip
+        await handle.get(scope["path"], self._echo)(receive, send)
+
+    async def _echo(self, receive: Receive, send: Send) -> None:
+        body = b""
+        message: Message = {"more_body": True}
+        while message.get("more_body"):
+            message = await receive()
+            self.messages.append(message)
+            body += message.get("body", b"")
+        scope = self.scopes[-1]
+        said = {"method": scope["method"], "path": scope["path"], "query": scope["query_string"].decode()}
+        await answer(send, json.dumps({**said, "body": body.decode()}).encode())
+
+    async def _late(self, receive: Receive, send: Send) -> None:
+        await self.may_answer.wait()
+        await answer(send, b"late")
+
+    async def _pieces(self, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [PLAIN]})
+        for piece in (b"one", b"", b"two"):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _unread(self, _receive: Receive, send: Send) -> None:
+        await answer(send, b"unread", status=413)
+
+    async def _broken(self, _receive: Receive, _send: Send) -> None:
+        raise ZeroDivisionError("the application's own fault")
+
+    async def _silent(self, _receive: Receive, _send: Send) -> None:
+        pass
+
+    async def _split(self, _receive: Receive, send: Send) -> None:
+        await answer(send, b"", headers=[(b"location", b"/\r\nset-cookie: a=b")])
+
+    async def _nothing(self, _receive: Receive, send: Send) -> None:
+        await answer(send, b"", status=204)
+
+    async def _large(self, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [PLAIN]})
+        while not self.may_answer.is_set():
+            await send({"type": "http.response.body", "body": b"x" * 65_536, "more_body": True})
+            self.messages.append({"type": "sent"})
+            await asyncio.sleep(0)
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _watch(self, receive: Receive, send: Send) -> None:
+        self.messages += [await receive(), await receive()]
+        self.may_answer.set()
+        await answer(send, b"watched")
+
+
+class Said:
+    """A log that is read here."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def exception(self, _event: str, *, message: str) -> None:
+        """One fault."""
+        self.messages.append(message)
+
+
+async def answer(
+    send: Send, body: bytes, *, status: int = 200, headers: list[tuple[bytes, bytes]] | None = None
+) -> None:
+    """All of it."""
+    await send({"type": "http.response.start", "status": status, "headers": [PLAIN, *(headers or [])]})
+    await send({"type": "http.response.body", "body": body})
+
+
+class Running:
+    """A server, and clients of it."""
+
+    def __init__(self, app: App, port: int, stop: asyncio.Event) -> None:
+        self.app = app
+        self.stop = stop
+        self._port = port
+
+    @contextlib.asynccontextmanager
+    async def client(self) -> AsyncIterator[Client]:
+        """One connection."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        try:
+            yield reader, writer
+        finally:
+            writer.transport.abort()
+
+    async def say(self, *pieces: bytes, pause_s: float = 0.0) -> bytes:
+        """Everything that is answered until the server ends the connection; the client's side stays open."""
+        async with self.client() as (reader, writer), asyncio.timeout(WITHIN_S):
+            for piece in pieces:
+                writer.write(piece)
+                await asyncio.sleep(pause_s)
+            return await reader.read()
+
+
+@contextlib.asynccontextmanager
+async def running(*, connections_max: int = 100) -> AsyncIterator[Running]:
+    """A server on loopback; it stops at the end, if not before."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    app, stop = App(), asyncio.Event()
+    task = asyncio.create_task(server.serve(app, listener, stop=stop, connections_max=connections_max))
+    try:
+        yield Running(app, listener.getsockname()[1], stop)
+    finally:
+        stop.set()
+        async with asyncio.timeout(WITHIN_S):
+            assert await task
+        assert app.has_ended
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Running]:
+    """A server that takes a hundred at once."""
+    async with running() as started:
+        yield started
+
+
+async def one_answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
+    """The next one: status, headers by lower-case name, body."""
+    async with asyncio.timeout(WITHIN_S):
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
+        return int(head[0].split()[1]), headers, await reader.readexactly(int(headers.get("content-length", 0)))
+
+
+CLOSE = b"Connection: close\r\n\r\n"
+
+
+async def test_one_connection_serves_many(served: Running) -> None:
+    """In one piece, byte by byte, and several at once, answered in their order; HTTP dates, no name of a server."""
+    get = b"GET /a%20b?c=d HTTP/1.1\r\nHost: x\r\nX-Spaced: \t y \t\r\n\r\n"
+    post = b"POST /p HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
+    async with served.client() as (reader, writer):
+        writer.write(get)
+        status, headers, body = await one_answer(reader)
+        assert (status, json.loads(body)) == (200, {"method": "GET", "path": "/a b", "query": "c=d", "body": ""})
+        assert re.fullmatch(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT", headers["date"])
+        assert not {"server", "connection"} & set(headers)
+        for byte in post:
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(0.001)
+        assert json.loads((await one_answer(reader))[2])["body"] == "hello"
+        writer.write(b"GET /late HTTP/1.1\r\n\r\n" + post + get)
+        await asyncio.sleep(0.1)
+        served.app.may_answer.set()
+        bodies = [(await one_answer(reader))[2] for _ in range(3)]
+    assert bodies[0] == b"late"
+    assert [json.loads(body)["path"] for body in bodies[1:]] == ["/p", "/a b"]
+    assert (b"x-spaced", b"y") in served.app.scopes[0]["headers"]
+    assert served.app.scopes[0]["client"][0] == "127.0.0.1"
+
+
+async def test_more_than_is_parsed_ahead_is_answered(served: Running) -> None:
+    """A client that sends hundreds before it reads one answer gets all of them."""
+    many = 500
+    async with served.client() as (reader, writer):
+        for number in range(many):
+            writer.write(b"GET /%d HTTP/1.1\r\n\r\n" % number)
+            await asyncio.sleep(0)
+        paths = [json.loads((await one_answer(reader))[2])["path"] for _ in range(many)]
+    assert paths == [f"/{number}" for number in range(many)]
+
+
+@pytest.mark.parametrize(
+    ("said", "ends"),
+    [
+        (b"GET / HTTP/1.1\r\n" + CLOSE, b"connection: close"),
+        (b"GET / HTTP/1.0\r\n\r\n", b"connection: close"),
+        (b"GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\nPRI * HTTP/2.0\r\n\r\n", b"connection: close"),
+    ],
+)
+async def test_the_connection_ends_when_the_client_says_so(served: Running, said: bytes, ends: bytes) -> None:
+    """By header, by version, or because it would speak something else; it is told."""
+    answered = await served.say(said)
+    assert answered.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert ends in answered
+    assert answered.count(b"HTTP/1.1") == 1
+
+
+async def test_http_1_0_may_keep_its_connection(served: Running) -> None:
+    """Asked for, and confirmed; a body of unknown length ends with the connection."""
+    async with served.client() as (reader, writer):
+        for _ in range(2):
+            writer.write(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+            _status, headers, _body = await one_answer(reader)
+            assert headers["connection"] == "keep-alive"
+    answered = await served.say(b"GET /pieces HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+    assert answered.endswith(b"\r\n\r\nonetwo")
+    assert b"chunked" not in answered
+
+
+async def test_an_answer_in_pieces_is_chunked(served: Running) -> None:
+    """An empty piece does not end it; a HEAD has its head only, and the connection goes on."""
+    answered = await served.say(b"GET /pieces HTTP/1.1\r\n" + CLOSE)
+    assert answered.endswith(b"\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
+    async with served.client() as (reader, writer):
+        for path, length in ((b"/pieces", None), (b"/", "56")):
+            writer.write(b"HEAD %b HTTP/1.1\r\n\r\n" % path)
+            async with asyncio.timeout(WITHIN_S):
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            assert ("transfer-encoding: chunked" in head) == (length is None)
+            assert (f"content-length: {length}" in head) == (length is not None)
+        writer.write(b"GET /nothing HTTP/1.1\r\n\r\n")
+        status, headers, _ = await one_answer(reader)
+        assert (status, "content-length" in headers) == (204, False)
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        assert (await one_answer(reader))[0] == 200
+
+
+async def test_a_body_in_chunks_is_put_together(served: Running) -> None:
+    """With an extension and a trailer, which nobody asked for."""
+    chunks = b"3;a=b\r\nabc\r\n2\r\nde\r\n0\r\nX-Trailer: t\r\n\r\n"
+    answered = await served.say(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + CLOSE + chunks)
+    assert json.loads(answered.partition(b"\r\n\r\n")[2])["body"] == "abcde"
+    assert all(name != b"x-trailer" for name, _ in served.app.scopes[-1]["headers"])
+
+
+async def test_100_continue_comes_when_the_body_is_asked_for(served: Running) -> None:
+    """And not where it is refused unread, nor to who sent it at once."""
+    asks = b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+    async with served.client() as (reader, writer):
+        writer.write(asks)
+        async with asyncio.timeout(WITHIN_S):
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"hi" + asks + b"ho")
+        for body in ("hi", "ho"):
+            status, _headers, said = await one_answer(reader)
+            assert (status, json.loads(said)["body"]) == (200, body)
+    refused = await served.say(asks.replace(b"/", b"/unread", 1))
+    assert refused.startswith(b"HTTP/1.1 413 ")
+
+
+async def test_who_is_answered_before_the_end_of_a_body_reads_the_answer(served: Running) -> None:
+    """Though it goes on sending for a while; then the connection ends, as it was told."""
+    body = b"x" * 100_000
+    answered = await served.say(
+        b"POST /unread HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (4 * len(body)), body, body, pause_s=0.05
+    )
+    assert answered.startswith(b"HTTP/1.1 413 ")
+    assert b"connection: close" in answered
+    assert answered.endswith(b"unread")
+
+
+MALFORMED = {
+    "no HTTP": b"hello\r\n\r\n",
+    "no version": b"GET /\r\n\r\n",
+    "bare line feeds": b"GET / HTTP/1.1\nHost: x\n\n",
+    "two lengths": b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\na",
+    "a length and chunks": b"POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "a folded header": b"GET / HTTP/1.1\r\nX: a\r\n b\r\n\r\n",
+    "a space before the colon": b"GET / HTTP/1.1\r\nX : a\r\n\r\n",
+    "a zero byte": b"GET / HTTP/1.1\r\nX: a\0b\r\n\r\n",
+    "version 2 by its line": b"GET / HTTP/2.0\r\n\r\n",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("said", MALFORMED.values(), ids=MALFORMED)
+async def test_what_is_no_http_is_refused_in_so_many_words(served: Running, said: bytes) -> None:
+    """400, a problem document, and the end: nothing after it is read as a request (RFC 9112, 11.2)."""
+    answered = await served.say(said + b"GET /smuggled HTTP/1.1\r\n\r\n")
+    head, _, body = answered.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(body)["code"] == "invalid_request"
+    assert not served.app.scopes
+
+
+async def test_a_request_before_a_malformed_one_is_answered_first(served: Running) -> None:
+    """In their order."""
+    async with served.client() as (reader, writer):
+        writer.write(b"GET /late HTTP/1.1\r\n\r\nhello\r\n\r\n")
+        await asyncio.sleep(0.1)
+        served.app.may_answer.set()
+        assert [(await one_answer(reader))[0] for _ in range(2)] == [200, 400]
+        async with asyncio.timeout(WITHIN_S):
+            assert await reader.read() == b""
+
+
+async def test_a_chunk_that_is_none_ends_the_body(served: Running) -> None:
+    """The application is told that the rest will not come, and what it says is the answer."""
+    answered = await served.say(
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", b"zz\r\n", pause_s=0.1
+    )
+    assert answered.startswith(b"HTTP/1.1 200 ")
+    assert served.app.messages[-1]["type"] == "http.disconnect"
+    assert answered.count(b"HTTP/1.1") == 1
+
+
+async def test_who_ended_its_side_is_still_answered(served: Running) -> None:
+    """The application learns that nobody will send more; nothing is owed an answer that has no request."""
+    for said in (b"GET /watch HTTP/1.1\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nab"):
+        async with served.client() as (reader, writer), asyncio.timeout(WITHIN_S):
+            writer.write(said)
+            writer.write_eof()
+            assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+        assert served.app.messages[-1]["type"] == "http.disconnect"
+    async with served.client() as (reader, writer), asyncio.timeout(WITHIN_S):
+        writer.write(b"GET / HTT")
+        writer.write_eof()
+        assert await reader.read() == b""
+
+
+async def test_who_hangs_up_is_noticed(served: Running) -> None:
+    """By an application that waits for it; its answer goes nowhere, and harms nobody."""
+    async with served.client() as (_reader, writer):
+        writer.write(b"GET /watch HTTP/1.1\r\n\r\n")
+        await asyncio.sleep(0.1)
+        assert not served.app.may_answer.is_set()
+    async with asyncio.timeout(WITHIN_S):
+        await served.app.may_answer.wait()
+    assert [message["type"] for message in served.app.messages] == ["http.request", "http.disconnect"]
+    assert (await served.say(b"GET / HTTP/1.1\r\n" + CLOSE)).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("path", [b"/broken", b"/silent", b"/split"])
+async def test_a_fault_of_the_application_cuts_its_connection_only(
+    served: Running, path: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No half of an answer is taken for a whole one, and no header splits it in two; the log has the fault."""
+    said = Said()
+    monkeypatch.setattr(http, "log", said)
+    with contextlib.suppress(ConnectionResetError):
+        assert await served.say(b"GET %b HTTP/1.1\r\n\r\n" % path) == b""
+    assert [message.partition(":")[0] for message in said.messages] == ["A request was not answered to its end"]
+    assert (await served.say(b"GET / HTTP/1.1\r\n" + CLOSE)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_who_does_not_read_is_not_written_to_for_ever(served: Running) -> None:
+    """The application waits for a slow reader, and goes on when it reads."""
+    async with served.client() as (reader, writer):
+        writer.write(b"GET /large HTTP/1.1\r\n" + CLOSE)
+        count = -1
+        while count != len(served.app.messages):
+            count = len(served.app.messages)
+            await asyncio.sleep(0.3)
+        assert count * 65_536 < 16_000_000
+        served.app.may_answer.set()
+        async with asyncio.timeout(WITHIN_S):
+            received = await reader.read()
+    assert received.endswith(b"\r\n0\r\n\r\n")
+    assert len(received) > count * 65_536
+
+
+async def test_a_head_has_its_limits(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """431 for one that is too large; the end for one that comes too slowly, and for who connects and says nothing."""
+    too_large = (b"GET / HTTP/1.1\r\nX: ", b"a" * http.HEAD_BYTES_MAX, b"a")
+    answered = await served.say(*too_large, pause_s=0.05)
+    assert answered.startswith(b"HTTP/1.1 431 ")
+    assert json.loads(answered.partition(b"\r\n\r\n")[2])["code"] == "header_too_large"
+    monkeypatch.setattr(http, "HEAD_TIMEOUT_S", 0.2)
+    assert await served.say(b"GET / HTTP/1.1\r\n", b"X: y\r\n", b"Z: ", pause_s=0.1) == b""
+    assert await served.say() == b""
+    async with served.client() as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        assert (await one_answer(reader))[0] == 200
+        writer.write(b"GET / HT")
+        async with asyncio.timeout(WITHIN_S):
+            assert await reader.read() == b""
+    assert not [scope for scope in served.app.scopes if scope["path"] != "/"]
+
+
+async def test_an_idle_connection_ends(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between requests, not during one."""
+    monkeypatch.setattr(http, "IDLE_S", 0.2)
+    async with served.client() as (reader, writer):
+        writer.write(b"GET /late HTTP/1.1\r\n\r\n")
+        await asyncio.sleep(2.5)
+        served.app.may_answer.set()
+        assert (await one_answer(reader))[2] == b"late"
+        async with asyncio.timeout(WITHIN_S):
+            assert await reader.read() == b""
+
+
+async def test_too_many_at_once_are_told_so() -> None:
+    """503 with `Retry-After`; one that leaves makes room."""
+    async with running(connections_max=2) as served:
+        async with served.client() as (reader, writer), served.client():
+            writer.write(b"GET / HTTP/1.1\r\n\r\n")
+            assert (await one_answer(reader))[0] == 200
+            refused = await served.say()
+            assert refused.startswith(b"HTTP/1.1 503 ")
+            assert b"\r\nretry-after: 1\r\n" in refused
+        await asyncio.sleep(0.2)
+        assert (await served.say(b"GET / HTTP/1.1\r\n" + CLOSE)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_stop_ends_idle_connections_and_answers_the_others(served: Running) -> None:
+    """What is owed is answered, with the word that the connection ends."""
+    async with served.client() as (idle_reader, _), served.client() as (reader, writer):
+        writer.write(b"GET /late HTTP/1.1\r\n\r\n")
+        await asyncio.sleep(0.1)
+        served.stop.set()
+        async with asyncio.timeout(WITHIN_S):
+            assert await idle_reader.read() == b""
+        status, headers, body = await one_answer(reader)
+        assert (status, headers["connection"], body) == (200, "close", b"late")
+        async with asyncio.timeout(WITHIN_S):
+            assert await reader.read() == b""
+
+
+async def test_the_target_may_name_its_host(served: Running) -> None:
+    """As proxies send it; CONNECT, which names nothing else, is refused by the application like any unknown path."""
+    answered = await served.say(b"GET http://shop.example/a?b=c HTTP/1.1\r\n" + CLOSE)
+    said = json.loads(answered.partition(b"\r\n\r\n")[2])
+    assert (said["path"], said["query"]) == ("/a", "b=c")
+    answered = await served.say(b"CONNECT shop.example:443 HTTP/1.1\r\n\r\n")
+    assert json.loads(answered.partition(b"\r\n\r\n")[2])["path"] == ""
