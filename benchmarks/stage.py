@@ -122,7 +122,7 @@ async def open_stage(shape: Shape) -> AsyncIterator[Stage]:
         stack.push_async_callback(asyncio.to_thread, server.stop)
         url = await asyncio.to_thread(server.start)
         await asyncio.to_thread(migrate.upgrade, url)
-        chain = await stack.enter_async_context(LocalChain(block_time_s=shape.block_s))
+        chain = await stack.enter_async_context(LocalChain(block_time_s=shape.block_s, blocks_kept=BLOCKS_KEPT))
         count = shape.workers * shape.signers
         settlers, minters = people("settle signer", count), people("mint signer", count)
         await chain.fund_gas([s.address for s in (*settlers, *minters)], GAS_FUNDS)

@@ -254,8 +254,9 @@ class Connection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Send, if there is still anybody."""
-        if data and self._transport is not None:
-            self._transport.write(data)
+        transport = self._open_transport()
+        if data and transport is not None:
+            transport.write(data)
 
     async def until_writable(self) -> None:
         """Return when the client has read enough of what was written, or has gone."""
@@ -265,9 +266,10 @@ class Connection(asyncio.Protocol):
 
     def go_on_reading(self) -> None:
         """There is room again for what the client sends."""
-        if not self._is_reading and self._transport is not None:
+        transport = None if self._is_reading else self._open_transport()
+        if transport is not None:
             self._is_reading = True
-            self._transport.resume_reading()
+            transport.resume_reading()
 
     # ---- its course --------------------------------------------------------------------------------
 
@@ -301,6 +303,9 @@ class Connection(asyncio.Protocol):
         except Exception as error:
             log.exception("http_server", message=f"A request was not answered to its end: {type(error).__name__}")
             self.abort()
+        except asyncio.CancelledError:  # the process ends, and has waited for it
+            self.abort()
+            raise
         finally:
             self._task = None
             self._answered(exchange)
@@ -310,8 +315,8 @@ class Connection(asyncio.Protocol):
         self._since = self.loop.time()
         self._is_idle = True
         exchange.wake()
-        if self._transport is None:
-            self._exchanges.clear()
+        if self._open_transport() is None:
+            self._exchanges.clear()  # nobody would have the answers
         elif not exchange.keeps_alive:
             self._exchanges.clear()
             if exchange.is_whole or exchange.is_gone:
@@ -361,25 +366,34 @@ class Connection(asyncio.Protocol):
         """No more is written; what the client still sends is thrown away, within limits."""
         self._is_lingering = self._is_deaf = True
         self._head_is_open = False
-        if self._transport is None:
+        transport = self._open_transport()
+        if transport is None:
             return
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
+        transport.write_eof()
         self.go_on_reading()
         self.loop.call_later(LINGER_S, self._close)
 
     def _throw_away(self, data: bytes) -> None:
         self._lingered_bytes += len(data)
-        if self._lingered_bytes > LINGER_BYTES and self._is_reading and self._transport is not None:
-            self._is_reading = False
-            self._transport.pause_reading()
+        if self._lingered_bytes > LINGER_BYTES:
+            self._pause_reading()
 
     def _pause_if_full(self) -> None:
         kept_bytes = 0 if self._read is None else self._read.kept_bytes
         is_full = len(self._exchanges) > AHEAD_MAX or kept_bytes > BODY_KEPT_BYTES
-        if is_full and self._is_reading and self._transport is not None:
+        if is_full:
+            self._pause_reading()
+
+    def _pause_reading(self) -> None:
+        transport = self._open_transport() if self._is_reading else None
+        if transport is not None:
             self._is_reading = False
-            self._transport.pause_reading()
+            transport.pause_reading()
+
+    def _open_transport(self) -> asyncio.Transport | None:
+        """None once it is being closed: uvloop's does nothing more then, but raise."""
+        transport = self._transport
+        return None if transport is None or transport.is_closing() else transport
 
     def _close(self) -> None:
         if self._transport is not None:

@@ -79,7 +79,8 @@ class LocalChain:
     """One anvil process. An async context manager; `start` and `stop` do the same for what lives longer.
 
     It ends with this process, however that ends (on Linux). With `block_time_s` None there is no mining on its
-    own: every method that sends also mines, and `mine` does the rest.
+    own: every method that sends also mines, and `mine` does the rest. anvil keeps every transaction with its trace,
+    some 60 kB a payment and mint; with `blocks_kept` those of the newest blocks only.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class LocalChain:
         block_time_s: float | None = 1.0,
         block_gas: int = BLOCK_GAS,
         states_kept: int = STATES_KEPT,
+        blocks_kept: int | None = None,
     ) -> None:
         self.chain_id = CHAIN_ID
         self.multicall3 = MULTICALL3
@@ -98,6 +100,7 @@ class LocalChain:
         self._block_time_s = block_time_s
         self._block_gas = block_gas
         self._states_kept = states_kept
+        self._blocks_kept = blocks_kept
         self._mines_itself = block_time_s is not None
         self._process: subprocess.Popen[bytes] | None = None
         self._output: IO[bytes] | None = None
@@ -172,12 +175,14 @@ class LocalChain:
 
     def _spawn(self, binary: Path) -> None:
         mining = ["--no-mining"] if self._block_time_s is None else ["--block-time", f"{self._block_time_s:g}"]
+        keeping = [] if self._blocks_kept is None else ["--transaction-block-keeper", str(self._blocks_kept)]
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
         self._process = subprocess.Popen(  # noqa: S603 - anvil as found, arguments of our own
             [
                 str(binary), "--quiet", "--host", HOST, "--port", str(self._port), "--chain-id", str(self.chain_id),
                 *mining, "--order", "fifo", "--gas-limit", str(self._block_gas), "--accounts", "0",
                 "--slots-in-an-epoch", str(SLOTS_IN_AN_EPOCH), "--prune-history", str(self._states_kept), "--no-cors",
+                *keeping,
             ],
             stdin=subprocess.DEVNULL, stdout=self._output, stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C is payfirst's to handle
