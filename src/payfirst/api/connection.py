@@ -34,11 +34,19 @@ BODY_KEPT_BYTES: Final = 65_536
 # Cut at once, the client's system would throw the answer away with the rest of what it had not read.
 LINGER_BYTES: Final = 262_144
 LINGER_S: Final = 2.0
-# Requests of one client that are parsed ahead of the one that is answered.
+HEADERS_MAX: Final = 256
+# A client that has read nothing for so long reads no more: what it was owed is thrown away.
+STALLED_S: Final = 30.0
+# Requests of one client that are parsed ahead of the one that is answered: then no more is read; and of one read.
 AHEAD_MAX: Final = 16
+AHEAD_OF_ONE_READ_MAX: Final = 256
+# Connections beyond the limit that are told so, at once; others are cut without a word.
+REFUSED_MAX: Final = 100
 
 NOT_HTTP = "This is no HTTP/1.1 request: {}. Send it again as RFC 9112 has it."
 HEAD_TOO_LARGE = f"The head of a request may have {HEAD_BYTES_MAX} bytes. Send only the headers that are needed."
+TOO_FAR_AHEAD = "More requests were sent ahead than are kept: read the answers first, and send the rest again."
+OTHER_VERSION = "its version is another"
 TOO_MANY = "Too many connections at once. Nothing was taken. Send the request again in 1 s."
 
 log = get_logger(role="api")
@@ -47,8 +55,12 @@ _VERSIONS = frozenset({"1.0", "1.1"})
 _ASGI = {"version": "3.0", "spec_version": "2.4"}
 
 
-class _OtherVersion(Exception):
-    """The request is not HTTP/1.0 or 1.1, which the parser would read, too."""
+class _Refused(Exception):
+    """What the parser would read, and we do not."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__()
+        self.answer = answer
 
 
 class Connections:
@@ -58,6 +70,7 @@ class Connections:
         self.app = app
         self.loop = asyncio.get_running_loop()
         self.connections: set[Connection] = set()
+        self.refused: set[Connection] = set()  # beyond the limit: each ends once it has been told
         self.connections_max = connections_max
         self.is_stopping = False
         self._date = (0, b"")
@@ -72,7 +85,7 @@ class Connections:
     def look(self) -> None:
         """End the connections whose head is late, or on which nothing has come for long."""
         now = self.loop.time()
-        for connection in list(self.connections):
+        for connection in (*self.connections, *self.refused):
             connection.look(now)
 
     def stop(self) -> None:
@@ -80,6 +93,8 @@ class Connections:
         self.is_stopping = True
         for connection in list(self.connections):
             connection.end_when_idle()
+        for connection in list(self.refused):
+            connection.abort()
 
 
 class Connection(asyncio.Protocol):
@@ -104,12 +119,16 @@ class Connection(asyncio.Protocol):
         self._lingered_bytes = 0
         self._since = self.loop.time()  # when this connection, or its last answer, was made; or the head begun
         self._is_idle = False  # between two requests
+        self._stalled_since = 0.0  # when the client was last seen to have too much to read, or we closed
         # Of the head that is read:
         self._url = b""
         self._headers: list[Header] = []
-        self._head_bytes = 0
         self._head_is_open = False
+        self._head_is_new = False  # it began in the last read
         self._expects = False
+        self._has_coding = False
+        self._is_large_read = False
+        self._made_nothing_bytes = 0  # that were read and made no head, no piece of a body and no end of one
 
     # ---- the transport's calls ---------------------------------------------------------------------
 
@@ -118,17 +137,25 @@ class Connection(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment]  # TCP's is a Transport
         self._peer = _address(transport.get_extra_info("peername"))
         self._here = _address(transport.get_extra_info("sockname"))
-        self._all.connections.add(self)
-        if len(self._all.connections) > self._all.connections_max:
+        everyone = self._all
+        if len(everyone.connections) >= everyone.connections_max:
+            if len(everyone.refused) >= REFUSED_MAX:
+                self.abort()
+                return
+            everyone.refused.add(self)
             self._refuse(problems.problem(503, "not_now", TOO_MANY, headers=[problems.retry_after(1)]))
-        elif self._all.is_stopping:
+            return
+        everyone.connections.add(self)
+        if everyone.is_stopping:
             self._close()
 
     def connection_lost(self, error: Exception | None) -> None:
         """It has ended, by whomever."""
         self._all.connections.discard(self)
+        self._all.refused.discard(self)
         self._transport = None
-        del self._parser  # which refers to us
+        self._read = None
+        del self._parser  # which refers to us, as what it read does
         self._end_of_client()
         self.resume_writing()
 
@@ -140,6 +167,7 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client reads more slowly than we write."""
         self.is_paused = True
+        self._stalled_since = self.loop.time()
 
     def resume_writing(self) -> None:
         """It has caught up, or gone."""
@@ -152,7 +180,9 @@ class Connection(asyncio.Protocol):
         if self._is_deaf:
             self._throw_away(data)
             return
-        was_open = self._head_is_open
+        was_open, self._head_is_new = self._head_is_open, False
+        self._made_nothing_bytes += len(data)
+        self._is_large_read = len(data) > HEAD_BYTES_MAX
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -160,18 +190,15 @@ class Connection(asyncio.Protocol):
             self._exchanges[-1].keeps_alive = False
             self._is_deaf = True
         except httptools.HttpParserCallbackError as error:
-            if not isinstance(error.__context__, _OtherVersion):
+            if not isinstance(error.__context__, _Refused):
                 raise  # a fault of ours: the event loop logs it and ends the connection
-            self._parsing_failed(problems.problem(400, "invalid_request", NOT_HTTP.format("its version is another")))
+            self._parsing_failed(error.__context__.answer)
         except httptools.HttpParserError as error:
             self._parsing_failed(problems.problem(400, "invalid_request", NOT_HTTP.format(error)))
-        if self._head_is_open:
-            if was_open:
-                self._head_bytes += len(data)
-            else:
-                self._since = self.loop.time()
-            if self._head_bytes > HEAD_BYTES_MAX:
-                self._parsing_failed(problems.problem(431, "header_too_large", HEAD_TOO_LARGE))
+        if self._head_is_open and (self._head_is_new or not was_open):
+            self._since = self.loop.time()
+        if self._made_nothing_bytes > HEAD_BYTES_MAX and not self._is_deaf:
+            self._parsing_failed(_head_too_large())
         if self._task is None and self._exchanges:
             self._begin()
         self._pause_if_full()
@@ -182,9 +209,9 @@ class Connection(asyncio.Protocol):
         """A head begins."""
         self._url = b""
         self._headers = []
-        self._head_bytes = 0
-        self._head_is_open = True
-        self._expects = False
+        self._made_nothing_bytes = 0
+        self._head_is_open = self._head_is_new = True
+        self._expects = self._has_coding = False
 
     def on_url(self, url: bytes) -> None:
         """A part of the request's target."""
@@ -198,16 +225,22 @@ class Connection(asyncio.Protocol):
         value = value.rstrip(b" \t")  # before it there is none left
         if name == b"expect" and value.lower() == b"100-continue":
             self._expects = True
+        elif name == b"transfer-encoding":
+            self._has_coding = True
         self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """The head is whole: there is a request."""
-        self._head_is_open = False
-        self._is_idle = False
+        self._head_is_open = self._is_idle = False
+        self._made_nothing_bytes = 0
         parser = self._parser
         version = parser.get_http_version()
         if version not in _VERSIONS:
-            raise _OtherVersion
+            raise _Refused(problems.problem(400, "invalid_request", NOT_HTTP.format(OTHER_VERSION)))
+        if len(self._headers) > HEADERS_MAX or (self._is_large_read and _bytes_of(self._headers) > HEAD_BYTES_MAX):
+            raise _Refused(_head_too_large())
+        if len(self._exchanges) >= AHEAD_OF_ONE_READ_MAX:
+            raise _Refused(problems.problem(400, "invalid_request", TOO_FAR_AHEAD))
         path, query = _target(self._url)
         scope = {
             "type": "http",
@@ -216,27 +249,30 @@ class Connection(asyncio.Protocol):
             "method": parser.get_method().decode(),
             "scheme": "http",
             "path": path,
-            "raw_path": self._url,
+            "raw_path": self._url.partition(b"?")[0],
             "query_string": query,
             "root_path": "",
             "headers": self._headers,
             "client": self._peer,
             "server": self._here,
         }
-        exchange = Exchange(
-            self, scope, keeps_alive=parser.should_keep_alive(), expects=self._expects and version == "1.1"
-        )
+        is_new = version == "1.1"
+        # What an HTTP/1.0 proxy made of a coding it does not know may end anywhere (RFC 9112, 6.1).
+        keeps_alive = parser.should_keep_alive() and (is_new or not self._has_coding)
+        exchange = Exchange(self, scope, keeps_alive=keeps_alive, expects=self._expects and is_new)
         self._read = exchange
         self._exchanges.append(exchange)
 
     def on_body(self, data: bytes) -> None:
         """A part of the body."""
         assert self._read is not None  # noqa: S101 - the parser calls in this order
+        self._made_nothing_bytes = 0
         self._read.feed(data)
 
     def on_message_complete(self) -> None:
         """The request is whole."""
         assert self._read is not None  # noqa: S101 - the parser calls in this order
+        self._made_nothing_bytes = 0
         self._read.is_whole = True
         self._read.wake()
         self._read = None
@@ -274,7 +310,9 @@ class Connection(asyncio.Protocol):
     # ---- its course --------------------------------------------------------------------------------
 
     def look(self, now: float) -> None:
-        """End it if its head is late, or nothing has come for long."""
+        """End it if its head is late, nothing has come for long, or nothing is read of what is owed."""
+        if now - self._stalled_since > STALLED_S and (self.is_paused or self._open_transport() is None):
+            self.abort()
         if self._exchanges or self._is_lingering:
             return
         if now - self._since > (IDLE_S if self._is_idle and not self._head_is_open else HEAD_TIMEOUT_S):
@@ -319,10 +357,11 @@ class Connection(asyncio.Protocol):
             self._exchanges.clear()  # nobody would have the answers
         elif not exchange.keeps_alive:
             self._exchanges.clear()
-            if exchange.is_whole or exchange.is_gone:
-                self._close()
-            else:
+            may_send = not exchange.is_whole or self._is_deaf or not self._is_reading
+            if may_send and not exchange.is_gone:
                 self._linger()
+            else:
+                self._close()
         elif self._exchanges:
             self._begin()
         elif self._refusal is not None:
@@ -366,6 +405,7 @@ class Connection(asyncio.Protocol):
         """No more is written; what the client still sends is thrown away, within limits."""
         self._is_lingering = self._is_deaf = True
         self._head_is_open = False
+        self._read = None
         transport = self._open_transport()
         if transport is None:
             return
@@ -396,8 +436,18 @@ class Connection(asyncio.Protocol):
         return None if transport is None or transport.is_closing() else transport
 
     def _close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
+        transport = self._open_transport()
+        if transport is not None:
+            self._stalled_since = self.loop.time()
+            transport.close()
+
+
+def _head_too_large() -> Answer:
+    return problems.problem(431, "header_too_large", HEAD_TOO_LARGE)
+
+
+def _bytes_of(headers: Iterable[Header]) -> int:
+    return sum(len(name) + len(value) + 4 for name, value in headers)
 
 
 def _address(name: Any) -> tuple[str, int] | None:

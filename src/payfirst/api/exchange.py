@@ -43,7 +43,8 @@ class Exchange:
     """One request and its answer; `receive` and `send` are the application's."""
 
     __slots__ = (
-        "_asked", "_body", "_connection", "_expects", "_is_begun", "_is_chunked", "_is_given", "_is_head", "_start",
+        "_asked", "_body", "_connection", "_expects", "_has_body", "_is_begun", "_is_chunked", "_is_given", "_is_head",
+        "_start",
         "is_answered", "is_gone", "is_whole", "keeps_alive", "scope",
     )  # fmt: skip
 
@@ -60,6 +61,7 @@ class Exchange:
         self._connection = connection
         self._body = b""
         self._is_given = False  # the application has all of the body
+        self._has_body = True  # the answer
         self._is_chunked = False
         self._asked: asyncio.Future[None] | None = None  # the application waits for what comes next
 
@@ -88,7 +90,7 @@ class Exchange:
                     if not self.is_whole:
                         self._connection.go_on_reading()
                     return {"type": "http.request", "body": body, "more_body": not self.is_whole}
-                if self._expects and not self.is_gone:
+                if self._expects and not self.is_gone and not self._is_begun:
                     self._expects = False
                     self._connection.write(CONTINUE)
             if self.is_gone or self.is_answered:
@@ -120,7 +122,7 @@ class Exchange:
 
     def _begin(self, start: Message, body: bytes, *, is_last: bool) -> bytes:
         status: int = start["status"]
-        has_body = status not in _NO_BODY and not self._is_head
+        self._has_body = status not in _NO_BODY and not self._is_head
         has_length = False
         lines = [STATUS_LINES[status]]
         for name, value in start["headers"]:
@@ -132,7 +134,7 @@ class Exchange:
                 lines.append(b"content-length: %d\r\n" % len(body))
             elif self.scope["http_version"] == "1.1":
                 lines.append(b"transfer-encoding: chunked\r\n")
-                self._is_chunked = has_body
+                self._is_chunked = self._has_body
             else:
                 self.keeps_alive = False  # the end of the connection is the end of the body
         if not self.is_whole or self._connection.is_last:
@@ -145,10 +147,10 @@ class Exchange:
         head = b"".join(lines)
         if head.count(b"\n") != len(lines):
             raise ValueError("a header of the answer has a line break in it")
-        return head + b"\r\n" + (self._piece(body, is_last=is_last) if has_body else b"")
+        return head + b"\r\n" + self._piece(body, is_last=is_last)
 
     def _piece(self, body: bytes, *, is_last: bool) -> bytes:
-        if self._is_head:
+        if not self._has_body:
             return b""
         if not self._is_chunked:
             return body

@@ -41,8 +41,8 @@ async def serve(
     `listener` listens already; it is closed at the end. `started` is called when the application has started.
     """
     life = _Life(app)
-    if not await life.begin():
-        return False
+    if not await life.begin(unless=stop):
+        return stop.is_set()
     connections = Connections(app, connections_max=connections_max)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Connection(connections), sock=listener, backlog=BACKLOG)
@@ -53,9 +53,11 @@ async def serve(
     finally:
         server.close()
         connections.stop()
-        await life.end()  # it lets the requests under way end, and those that only wait
-        looking.cancel()
-        await _flush(connections)
+        try:
+            await life.end()  # it lets the requests under way end, and those that only wait
+        finally:
+            looking.cancel()
+            await _flush(connections)
     return True
 
 
@@ -83,11 +85,18 @@ class _Life:
         self._from_app: asyncio.Queue[Message] = asyncio.Queue()
         self._task = asyncio.create_task(self._run(app))
 
-    async def begin(self) -> bool:
-        """Whether it has started."""
+    async def begin(self, *, unless: asyncio.Event) -> bool:
+        """Whether it has started; not if the event comes first."""
         await self._to_app.put({"type": "lifespan.startup"})
-        answer = await self._from_app.get()
-        return bool(answer["type"] == "lifespan.startup.complete")
+        answering = asyncio.create_task(self._from_app.get())
+        waiting = asyncio.create_task(unless.wait())
+        await asyncio.wait([answering, waiting], return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if answering.done():
+            return bool(answering.result()["type"] == "lifespan.startup.complete")
+        for task in (answering, self._task):
+            task.cancel()
+        return False
 
     async def end(self) -> None:
         """Return when it has ended."""

@@ -75,7 +75,7 @@ def supervise(listeners: Sequence[socket.socket], serve: Serve) -> None:
     with _asked_to_stop() as asked:
         children = [_Child(listener, serve, others=listeners) for listener in listeners]
         try:
-            is_kept = _keep(children, asked)
+            is_kept = all(child.start() for child in children) and _keep(children, asked)
         finally:
             for listener in listeners:
                 listener.close()
@@ -96,18 +96,30 @@ class _Child:
         self._others = [other for other in others if other is not listener]
         self._started_at = 0.0
         self.falls = 0  # in a row, soon after the start
-        self.start()
+        self._process: ForkProcess | None = None
 
-    def start(self) -> None:
-        """Once more."""
+    def start(self) -> bool:
+        """Once more; False, and a line in the log, where the system makes no process."""
         self._started_at = time.monotonic()
-        self.process: ForkProcess = multiprocessing.get_context("fork").Process(target=self._run, args=(os.getpid(),))
+        process = multiprocessing.get_context("fork").Process(target=self._run, args=(os.getpid(),))
         # A signal that comes before the process has its own ways to take it waits until then.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
         try:
-            self.process.start()
+            process.start()
+        except OSError as error:
+            log.get_logger(role="api").error("http_server", message=f"No process can be started: {error.strerror}")
+            return False
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._process = process
+        return True
+
+    @property
+    def process(self) -> ForkProcess:
+        """The one that was started last."""
+        if self._process is None:
+            raise RuntimeError("it was never started")
+        return self._process
 
     def fell(self) -> None:
         """Note that it has ended, unasked."""
@@ -118,6 +130,20 @@ class _Child:
             message=f"A serving process ended by itself ({_ending(self.process.exitcode)}): another takes its place",
             pid=self.process.pid,
         )
+
+    def ask_to_end(self) -> None:
+        """By SIGTERM, if it runs."""
+        if self._process is not None:
+            self._process.terminate()
+
+    def wait(self, *, until: float) -> None:
+        """For its end, by the clock of time.monotonic; then it is killed."""
+        if self._process is None:
+            return
+        self._process.join(max(0.0, until - time.monotonic()))
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
 
     def _run(self, parent: int) -> None:
         signal.set_wakeup_fd(-1)
@@ -143,18 +169,15 @@ def _keep(children: Sequence[_Child], asked: socket.socket) -> bool:
                 return False
             if child.falls > 1:
                 time.sleep(RESTART_S)
-            child.start()
+            child.start()  # where that fails, it has fallen again
 
 
 def _end(children: Sequence[_Child]) -> None:
     for child in children:
-        child.process.terminate()
-    deadline = time.monotonic() + STOP_TIMEOUT_S
+        child.ask_to_end()
+    until = time.monotonic() + STOP_TIMEOUT_S
     for child in children:
-        child.process.join(max(0.0, deadline - time.monotonic()))
-        if child.process.is_alive():
-            child.process.kill()
-            child.process.join()
+        child.wait(until=until)
 
 
 @contextlib.contextmanager
