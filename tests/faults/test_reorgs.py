@@ -7,7 +7,7 @@ from flow.rig import Rig, transfer
 
 from payfirst.units import TxHash
 
-from .rig.chain import no_mining, reorg, revert, snapshot
+from .rig.chain import no_mining, reorg, reorg_from, revert, snapshot
 from .waiting import Holds, finds, idle
 
 
@@ -37,8 +37,7 @@ async def test_fault_21_a_mint_that_a_reorg_takes_is_sent_again_and_stands_once(
         await rig.pay(buyer, 3)
         await rig.until_counts(mints_completed=3)
         minted = await rig.pool.fetchval("SELECT minted_block FROM mint_queue LIMIT 1")
-        head = (await rig.chain.rpc.head()).number
-        await reorg(rig.chain, head - minted + depth)
+        await reorg_from(rig.chain, minted - depth + 1)
         await rig.until(finds(rig, "SELECT count(*) > 0 FROM chain_attempts WHERE broadcast_count > 1"))
         await rig.until_counts(payments_completed=1, mints_completed=3)
         await rig.until(idle(rig))
@@ -57,8 +56,7 @@ async def test_fault_20_what_the_payer_had_submitted_is_sent_by_us_once_a_reorg_
         await rig.until_counts(payments_completed=1, mints_completed=2)
         assert await rig.gas_used("settle") == []
         settled = await rig.pool.fetchval("SELECT settled_block FROM payment_queue")
-        head = (await rig.chain.rpc.head()).number
-        await reorg(rig.chain, head - settled + 1)
+        await reorg_from(rig.chain, settled)
         await rig.until(finds(rig, "SELECT count(*) = 1 FROM payment_queue WHERE settled_by_us AND finality = 'open'"))
         await rig.until_counts(payments_completed=1, mints_completed=2)
         await rig.until(idle(rig))

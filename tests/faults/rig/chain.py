@@ -10,18 +10,30 @@ from payfirst.units import TxHash, hex_text
 
 
 async def reorg(chain: LocalChain, depth: int) -> None:
-    """The last `depth` blocks are replaced by empty ones; a chain that mines by the clock has a second's after it.
+    """The last `depth` blocks are replaced by empty ones; a chain that mines by the clock has a second's after it."""
+    async with _clock_stopped(chain) as mined:
+        await _replace(chain, depth + mined)
 
-    anvil mines by its clock in the middle of a reorg, too, and then has heights without a block for good (1.7.1). So
-    its clock stands still meanwhile, and a block mined by hand, one more to replace, waits for the one under way.
+
+async def reorg_from(chain: LocalChain, first: int) -> None:
+    """The blocks from the height `first` on are replaced by empty ones, however many there are by then."""
+    async with _clock_stopped(chain):
+        await _replace(chain, (await chain.rpc.head()).number - first + 1)
+
+
+@contextlib.asynccontextmanager
+async def _clock_stopped(chain: LocalChain) -> AsyncIterator[int]:
+    """How many blocks were mined to wait for the one under way: 1, or 0 where the chain has no clock.
+
+    anvil mines by its clock in the middle of a reorg, too, and then has heights without a block for good (1.7.1).
     """
     if await chain.rpc.call("anvil_getIntervalMining", result=object) is None:
-        await _replace(chain, depth)
+        yield 0
         return
     await chain.set_interval(0)
     try:
         await chain.mine(1)
-        await _replace(chain, depth + 1)
+        yield 1
     finally:
         await chain.set_interval(1)
 

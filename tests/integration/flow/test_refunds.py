@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from faults.rig.chain import reorg
+from faults.rig.chain import reorg_from
 
 from payfirst.chain.abi import encode_call
 from payfirst.chain.contracts import encode_batch_mint, encode_mint
@@ -269,8 +269,7 @@ async def test_a_refund_that_a_reorg_took_comes_back_by_the_same_bytes(rig: Rig)
         await rig.until(refunds_are(rig, completed=1))
         hashes = await rig.pool.fetch("SELECT hash FROM chain_attempts ORDER BY hash")
         block = await rig.pool.fetchval("SELECT refunded_block FROM refunds")
-        depth = (await rig.chain.rpc.head()).number - block + 2
-        await reorg(rig.chain, depth)
+        await reorg_from(rig.chain, block - 1)
 
         async def back() -> bool:
             sent_again = await rig.pool.fetchval(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from faults.rig.chain import reorg
+from faults.rig.chain import reorg, reorg_from
 
 from .rig import Rig
 
@@ -16,10 +16,8 @@ async def test_fault_20_21_a_reorg_takes_payment_and_mint_and_both_come_back_onc
             await rig.pay(buyer, 2)
         await rig.until_counts(payments_completed=3, mints_completed=6)
         hashes = await rig.pool.fetch("SELECT hash FROM chain_attempts ORDER BY hash")
-        # 30 blocks with none of our transactions in them take the place of the last 30.
-        height = (await rig.chain.rpc.head()).number
-        depth = min(30, height - await first_settled(rig) + 2)
-        await reorg(rig.chain, depth)
+        # Blocks with none of our transactions in them take the place of all since.
+        await reorg_from(rig.chain, await first_settled(rig) - 1)
 
         async def taken_and_back() -> bool:
             reopened = await rig.pool.fetchval("SELECT count(*) FROM chain_attempts WHERE broadcast_count > 1")
@@ -66,9 +64,9 @@ async def test_fault_20_a_payment_that_cannot_come_back_is_lost_and_owed_to_the_
         head = await rig.chain.rpc.head()
         await rig.order(buyer, 1, authorization=buyer.authorize(seconds=300, chain_time=head.time))
         await rig.until_counts(mints_completed=1)
-        depth = (await rig.chain.rpc.head()).number - await first_settled(rig) + 2
+        first = await first_settled(rig) - 1
         await rig.chain.set_automine(False)
-        await reorg(rig.chain, depth)
+        await reorg_from(rig.chain, first)
         await rig.chain.rpc.call("evm_increaseTime", 600, result=object)
         await rig.chain.set_interval(1)
 
