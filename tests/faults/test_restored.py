@@ -72,6 +72,11 @@ async def fenced(rig: Rig) -> bool:
     return bool(await rig.pool.fetchval(FENCED) == 1)
 
 
+async def nothing_is_on_its_way(rig: Rig) -> bool:
+    """What was sent is resolved: what is adopted may be so later than what the counts tell."""
+    return bool(await rig.pool.fetchval("SELECT count(*) = 0 FROM chain_transactions WHERE state = 'sent'"))
+
+
 async def check(rig: Rig, *, lost_and_delivered: int = 0) -> None:
     """What must hold although payments were lost: money and mints are all accounted for, each nonce has its row."""
     received = await rig.balance(rig.chain.usdc, Address(dev_address("seller")))
@@ -293,6 +298,7 @@ async def test_fault_33_a_worker_that_lives_through_the_loss_fences_before_it_si
         await rig.pay(buyers[2])
         await rig.until_counts(payments_completed=2, mints_completed=2)
         await rig.until(lambda: unfenced(rig))
+        await rig.until(lambda: nothing_is_on_its_way(rig))
     await check(rig, lost_and_delivered=1)
 
 

@@ -186,6 +186,7 @@ async def test_the_document_keeps_its_word(shop: Shop, method: str, path: str) -
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 async def test_the_document_keeps_its_word_at_length(shop: Shop, method: str, path: str) -> None:
     """The same with many more requests."""
