@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from benchmarks.load import BODY
 from payfirst.api.mint_request import token_in_path
+from payfirst.api.problems import JSON, Answer, send_answer
 from payfirst.api.server import BACKLOG, new_event_loop, serve
 from payfirst.cli import processes
 from payfirst.config import Config, load
@@ -60,10 +61,10 @@ class Skeleton:
             await receive()
             return
         if scope["method"] != "POST":
-            await _answer(send, 200, b"")
+            await send_answer(send, Answer(200, (), b""))
             return
         if (await receive())["body"] != BODY:
-            await _answer(send, 400, b"")
+            await send_answer(send, Answer(400, (), b""))
             return
         headers = dict(scope["headers"])
         raw = headers.get(b"payment-signature")
@@ -88,7 +89,7 @@ class Skeleton:
         self._some_wait.set()
         await stored
         url = f"{self._status_url}{payment.id}"
-        await _answer(send, 202, _accepted(payment.id, url), (b"location", url.encode()))
+        await send_answer(send, Answer(202, (JSON, (b"location", url.encode())), _accepted(payment.id, url)))
 
     async def _write(self) -> None:
         pool = self._pool = await database.connect(self._url, name="skeleton", size=2)
@@ -117,13 +118,6 @@ def _accepted(payment_id: uuid.UUID, url: str) -> bytes:
         str(payment_id).encode(),
         url.encode(),
     )
-
-
-async def _answer(send: Send, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
-    await send(
-        {"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json"), *headers]}
-    )
-    await send({"type": "http.response.body", "body": body})
 
 
 def _serve(listener: socket.socket) -> int:

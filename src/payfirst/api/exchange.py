@@ -6,14 +6,26 @@ Sources: RFC 9110, RFC 9112; ASGI 3.0.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Protocol
 
 from starlette.types import Message, Scope
 
+from payfirst.api.problems import Header
+
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _NO_BODY = frozenset({204, 304})
+
+
+def response_head(status: int, headers: Iterable[Header], date_line: bytes) -> bytes:
+    """Status line and headers on the wire, with their empty line. Raises ValueError for a line break in a header."""
+    lines = [_STATUS_LINES[status], *(b"%b: %b\r\n" % header for header in headers), date_line]
+    head = b"".join(lines)
+    if head.count(b"\n") != len(lines):
+        raise ValueError("a header of the answer has a line break in it")
+    return head + b"\r\n"
 
 
 class Wire(Protocol):
@@ -44,8 +56,7 @@ class Exchange:
 
     __slots__ = (
         "_asked", "_body", "_connection", "_expects", "_has_body", "_is_begun", "_is_chunked", "_is_given", "_is_head",
-        "_start",
-        "is_answered", "is_gone", "is_whole", "keeps_alive", "scope",
+        "_start", "is_answered", "is_gone", "is_whole", "keeps_alive", "scope",
     )  # fmt: skip
 
     def __init__(self, connection: Wire, scope: Scope, *, keeps_alive: bool, expects: bool) -> None:
@@ -123,31 +134,23 @@ class Exchange:
     def _begin(self, start: Message, body: bytes, *, is_last: bool) -> bytes:
         status: int = start["status"]
         self._has_body = status not in _NO_BODY and not self._is_head
-        has_length = False
-        lines = [STATUS_LINES[status]]
-        for name, value in start["headers"]:
-            lines.append(b"%b: %b\r\n" % (name, value))
-            if name == b"content-length":
-                has_length = True
-        if not has_length and status not in _NO_BODY:
+        headers: list[Header] = list(start["headers"])
+        if status not in _NO_BODY and all(name != b"content-length" for name, _ in headers):
             if is_last:
-                lines.append(b"content-length: %d\r\n" % len(body))
+                headers.append((b"content-length", b"%d" % len(body)))
             elif self.scope["http_version"] == "1.1":
-                lines.append(b"transfer-encoding: chunked\r\n")
+                headers.append((b"transfer-encoding", b"chunked"))
                 self._is_chunked = self._has_body
             else:
                 self.keeps_alive = False  # the end of the connection is the end of the body
         if not self.is_whole or self._connection.is_last:
             self.keeps_alive = False
         if not self.keeps_alive:
-            lines.append(b"connection: close\r\n")
+            headers.append((b"connection", b"close"))
         elif self.scope["http_version"] == "1.0":
-            lines.append(b"connection: keep-alive\r\n")
-        lines.append(self._connection.date_line())
-        head = b"".join(lines)
-        if head.count(b"\n") != len(lines):
-            raise ValueError("a header of the answer has a line break in it")
-        return head + b"\r\n" + self._piece(body, is_last=is_last)
+            headers.append((b"connection", b"keep-alive"))
+        head = response_head(status, headers, self._connection.date_line())
+        return head + self._piece(body, is_last=is_last)
 
     def _piece(self, body: bytes, *, is_last: bool) -> bytes:
         if not self._has_body:

@@ -10,16 +10,14 @@ from dataclasses import dataclass, field
 
 import httpx
 from coincurve import PrivateKey
-from flow.rig import PRICE, Buyer, Rig
+from flow.rig import PRICE, Buyer, Rig, transfer
 from msgspec import structs
 
-from payfirst.chain import contracts
 from payfirst.chain.abi import encode_call
 from payfirst.errors import RetriedError
 from payfirst.local.chain import dev_address, dev_key
 from payfirst.units import Address, AtomicAmount, Wei, checksum_address, keccak
 from payfirst.x402.payload import Authorization
-from payfirst.x402.signing import sign_authorization
 
 GOOD = 5
 PAUSE_S = (0.2, 0.8)
@@ -147,16 +145,7 @@ class Crowd:
             return
         authorization = buyer.authorize()
         await self.order("submits itself", buyer, authorization)
-        data = contracts.encode_transfer_with_authorization(
-            payer=authorization.payer,
-            pay_to=authorization.pay_to,
-            value=authorization.value,
-            valid_after=authorization.valid_after,
-            valid_before=authorization.valid_before,
-            nonce=authorization.nonce,
-            signature=sign_authorization(buyer.asset, authorization, buyer.key),
-        )
-        await self._submit(buyer, data)
+        await self._submit(buyer, transfer(buyer, authorization))
 
     def _one_shot(self) -> Buyer | None:
         """An account for one purchase; None once all are used."""

@@ -14,7 +14,9 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from payfirst.api import connection as http
-from payfirst.api import server
+from payfirst.api import request_reader, server
+
+from .shop import until
 
 WITHIN_S = 10
 PLAIN = (b"content-type", b"text/plain")
@@ -45,6 +47,7 @@ class App:
             "/late": self._late, "/pieces": self._pieces, "/unread": self._unread, "/broken": self._broken,
             "/split": self._split, "/silent": self._silent, "/nothing": self._nothing, "/large": self._large,
             "/watch": self._watch, "/answering": self._answering,
+            "/nothing-in-pieces": self._nothing_in_pieces,
         }  # fmt: skip
         await handle.get(scope["path"], self._echo)(receive, send)
 
@@ -83,6 +86,11 @@ class App:
 
     async def _nothing(self, _receive: Receive, send: Send) -> None:
         await answer(send, b"", status=204)
+
+    async def _nothing_in_pieces(self, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 304, "headers": []})
+        await send({"type": "http.response.body", "body": b"", "more_body": True})
+        await send({"type": "http.response.body", "body": b"not to be sent"})
 
     async def _large(self, _receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [PLAIN]})
@@ -139,6 +147,18 @@ class Running:
             yield reader, writer
         finally:
             writer.transport.abort()
+
+    async def until_asked(self) -> None:
+        """Return when a request has reached the application."""
+
+        async def is_asked() -> bool:
+            return bool(self.app.scopes)
+
+        await until(is_asked)
+
+    async def serves(self) -> bool:
+        """Whether a new connection is answered."""
+        return (await self.say(b"GET / HTTP/1.1\r\n" + CLOSE)).startswith(b"HTTP/1.1 200 ")
 
     async def say(self, *pieces: bytes, pause_s: float = 0.0) -> bytes:
         """Everything that is answered until the server ends the connection; the client's side stays open."""
@@ -201,7 +221,6 @@ async def test_one_connection_serves_many(served: Running) -> None:
             await asyncio.sleep(0.001)
         assert json.loads((await one_answer(reader))[2])["body"] == "hello"
         writer.write(b"GET /late HTTP/1.1\r\n\r\n" + post + get)
-        await asyncio.sleep(0.1)
         served.app.may_answer.set()
         bodies = [(await one_answer(reader))[2] for _ in range(3)]
     assert bodies[0] == b"late"
@@ -260,6 +279,8 @@ async def test_an_answer_in_pieces_is_chunked(served: Running) -> None:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
             assert ("transfer-encoding: chunked" in head) == (length is None)
             assert (f"content-length: {length}" in head) == (length is not None)
+        writer.write(b"GET /nothing-in-pieces HTTP/1.1\r\n\r\n")
+        assert (await one_answer(reader))[0] == 304
         writer.write(b"GET /nothing HTTP/1.1\r\n\r\n")
         status, headers, _ = await one_answer(reader)
         assert (status, "content-length" in headers) == (204, False)
@@ -329,7 +350,7 @@ async def test_a_request_before_a_malformed_one_is_answered_first(served: Runnin
     """In their order."""
     async with served.client() as (reader, writer):
         writer.write(b"GET /late HTTP/1.1\r\n\r\nhello\r\n\r\n")
-        await asyncio.sleep(0.1)
+        await served.until_asked()
         served.app.may_answer.set()
         assert [(await one_answer(reader))[0] for _ in range(2)] == [200, 400]
         async with asyncio.timeout(WITHIN_S):
@@ -364,7 +385,7 @@ async def test_who_hangs_up_is_noticed(served: Running) -> None:
     """By an application that waits for it; its answer goes nowhere, and harms nobody."""
     async with served.client() as (_reader, writer):
         writer.write(b"GET /watch HTTP/1.1\r\n\r\n")
-        await asyncio.sleep(0.1)
+        await served.until_asked()
         assert not served.app.may_answer.is_set()
     async with asyncio.timeout(WITHIN_S):
         await served.app.may_answer.wait()
@@ -403,11 +424,11 @@ async def test_who_does_not_read_is_not_written_to_for_ever(served: Running) -> 
 
 async def test_a_head_has_its_limits(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """431 for one that is too large; the end for one that comes too slowly, and for who connects and says nothing."""
-    too_large = (b"GET / HTTP/1.1\r\nX: ", b"a" * http.HEAD_BYTES_MAX, b"a")
+    too_large = (b"GET / HTTP/1.1\r\nX: ", b"a" * request_reader.HEAD_BYTES_MAX, b"a")
     answered = await served.say(*too_large, pause_s=0.05)
     assert answered.startswith(b"HTTP/1.1 431 ")
     assert json.loads(answered.partition(b"\r\n\r\n")[2])["code"] == "header_too_large"
-    monkeypatch.setattr(http, "HEAD_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(http, "HEAD_TIMEOUT_S", 1.0)
     assert await served.say(b"GET / HTTP/1.1\r\n", b"X: y\r\n", b"Z: ", pause_s=0.1) == b""
     assert await served.say() == b""
     async with served.client() as (reader, writer):
@@ -443,13 +464,16 @@ async def test_nothing_endless_is_kept(served: Running, first: bytes, more: byte
                 await writer.drain()
                 await asyncio.sleep(0)
     assert sent < 10_000_000
-    assert len(served.app.scopes) <= 1 + http.AHEAD_OF_ONE_READ_MAX
+    assert len(served.app.scopes) <= 1 + request_reader.AHEAD_OF_ONE_READ_MAX
     assert (await served.say(b"GET / HTTP/1.1\r\n" + CLOSE)).startswith(b"HTTP/1.1 200 ")
 
 
 async def test_many_headers_are_too_many_in_one_piece_too(served: Running) -> None:
     """Bounded by number and by bytes."""
-    for headers in (b"X: y\r\n" * (http.HEADERS_MAX + 1), b"X: " + b"y" * http.HEAD_BYTES_MAX + b"\r\n"):
+    for headers in (
+        b"X: y\r\n" * (request_reader.HEADERS_MAX + 1),
+        b"X: " + b"y" * request_reader.HEAD_BYTES_MAX + b"\r\n",
+    ):
         answered = await served.say(b"GET / HTTP/1.1\r\n" + headers + b"\r\n")
         assert answered.startswith(b"HTTP/1.1 431 ")
     assert not served.app.scopes
@@ -457,7 +481,7 @@ async def test_many_headers_are_too_many_in_one_piece_too(served: Running) -> No
 
 async def test_a_head_behind_a_large_body_is_its_own(served: Running) -> None:
     """Read in one piece with the body before it, and with a rest that comes later."""
-    body = b"z" * 2 * http.HEAD_BYTES_MAX
+    body = b"z" * 2 * request_reader.HEAD_BYTES_MAX
     post = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     async with served.client() as (reader, writer):
         for piece in (post[:20], post[20:] + b"GET /next HT", b"TP/1.1\r\n\r\n"):
@@ -491,14 +515,18 @@ async def test_nothing_of_a_connection_is_left(served: Running) -> None:
         for said in (
             b"GET / HTTP/1.1\r\n\r\n",
             b"POST /unread HTTP/1.1\r\nContent-Length: 9\r\n\r\na",
-            b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\na",
+            b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\na",
             b"hello\r\n\r\n",
         ):
-            async with served.client() as (_reader, writer):
+            async with served.client() as (reader, writer):
                 writer.write(said)
-                await asyncio.sleep(0.1)
-        await asyncio.sleep(http.LINGER_S + 0.5)
-        assert not [one for one in gc.get_objects() if isinstance(one, http.Connection)]
+                async with asyncio.timeout(WITHIN_S):
+                    await reader.read(1)
+
+        async def is_gone() -> bool:
+            return not any(isinstance(one, http.Connection) for one in gc.get_objects())
+
+        await until(is_gone)
     finally:
         gc.enable()
 
@@ -544,15 +572,14 @@ async def test_too_many_at_once_are_told_so() -> None:
             assert b"\r\nretry-after: 1\r\n" in refused
             told = [served.say() for _ in range(3)]  # they linger, and take nobody's place
             assert all(answer.startswith(b"HTTP/1.1 503 ") for answer in await asyncio.gather(*told))
-        await asyncio.sleep(0.2)
-        assert (await served.say(b"GET / HTTP/1.1\r\n" + CLOSE)).startswith(b"HTTP/1.1 200 ")
+        await until(served.serves)
 
 
 async def test_a_stop_ends_idle_connections_and_answers_the_others(served: Running) -> None:
     """What is owed is answered, with the word that the connection ends."""
     async with served.client() as (idle_reader, _), served.client() as (reader, writer):
         writer.write(b"GET /late HTTP/1.1\r\n\r\n")
-        await asyncio.sleep(0.1)
+        await served.until_asked()
         served.stop.set()
         async with asyncio.timeout(WITHIN_S):
             assert await idle_reader.read() == b""
@@ -560,6 +587,32 @@ async def test_a_stop_ends_idle_connections_and_answers_the_others(served: Runni
         assert (status, headers["connection"], body) == (200, "close", b"late")
         async with asyncio.timeout(WITHIN_S):
             assert await reader.read() == b""
+
+
+async def test_a_stop_ends_a_start_that_takes_long() -> None:
+    """An application that has not started yet is not waited for."""
+    listener, stop = socket.socket(), asyncio.Event()
+    with listener:
+
+        async def app(_scope: Scope, receive: Receive, _send: Send) -> None:
+            await receive()
+            stop.set()
+            await asyncio.sleep(600)
+
+        async with asyncio.timeout(WITHIN_S):
+            assert await server.serve(app, listener, stop=stop, connections_max=1)
+
+
+async def test_an_application_that_cannot_start_is_not_served() -> None:
+    """False, so that the process ends with an error."""
+    with socket.socket() as listener:
+
+        async def app(_scope: Scope, receive: Receive, send: Send) -> None:
+            await receive()
+            await send({"type": "lifespan.startup.failed", "message": "no"})
+
+        async with asyncio.timeout(WITHIN_S):
+            assert not await server.serve(app, listener, stop=asyncio.Event(), connections_max=1)
 
 
 async def test_the_target_may_name_its_host(served: Running) -> None:

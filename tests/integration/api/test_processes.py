@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
 from postgres import free_port
 
 from .shop import until
@@ -47,8 +48,21 @@ def stay(listener):
     time.sleep(600)
     return 0
 
+kind = sys.argv[1]
+fork = os.fork
+if kind == "no_fork":
+    os.fork = lambda: (_ for _ in ()).throw(BlockingIOError(11, "Resource temporarily unavailable"))
+if kind == "fork_once":
+    def os_fork():
+        if ran.exists():
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        ran.touch()
+        return fork()
+    os.fork = os_fork
+
 listeners = processes.listen("127.0.0.1", int(sys.argv[2]), count=1, backlog=16)
-processes.supervise(listeners, {"fall": fall, "fall_once": fall_once, "stay": stay}[sys.argv[1]])
+serve = {"fall_once": fall_once, "stay": stay}.get(kind, fall)
+processes.supervise(listeners, serve)
 """
 
 
@@ -98,6 +112,16 @@ async def test_what_cannot_be_kept_alive_ends_the_whole(tmp_path: Path) -> None:
     assert code == 1
     assert supervisor.ran.read_text() == "xxx"
     assert "A serving process ended by itself (code 3): another takes its place" in said
+    assert "cannot be kept alive" in said
+
+
+@pytest.mark.parametrize("kind", ["no_fork", "fork_once"])
+async def test_a_system_without_room_for_a_process_ends_the_whole(tmp_path: Path, kind: str) -> None:
+    """At the first start, and when one is to be replaced: exit code 1 and the reason, no supervisor of nothing."""
+    async with supervising(kind, tmp_path) as supervisor:
+        code, said = await supervisor.ended()
+    assert code == 1
+    assert "No process can be started: Resource temporarily unavailable" in said
     assert "cannot be kept alive" in said
 
 

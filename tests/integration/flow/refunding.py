@@ -9,9 +9,8 @@ from dataclasses import replace
 from payfirst.chain import contracts
 from payfirst.local.chain import dev_address
 from payfirst.units import AtomicAmount, BlockNumber, Wei, hex_text
-from payfirst.x402.signing import sign_authorization
 
-from .rig import PRICE, Buyer, Rig
+from .rig import PRICE, Buyer, Rig, transfer
 
 TREASURY = dev_address("treasury")
 FINAL_DEPTH = 2
@@ -43,16 +42,7 @@ async def owe(rig: Rig, *buyers: Buyer, units: int = 1) -> uuid.UUID:
     await rig.pool.execute("UPDATE tokens SET reserved = max_mint_count")
     for buyer, authorization in zip(buyers, authorizations, strict=True):
         await rig.chain.fund_usdc([buyer.address], authorization.value)
-        transfer = contracts.encode_transfer_with_authorization(
-            payer=authorization.payer,
-            pay_to=authorization.pay_to,
-            value=authorization.value,
-            valid_after=authorization.valid_after,
-            valid_before=authorization.valid_before,
-            nonce=authorization.nonce,
-            signature=sign_authorization(buyer.asset, authorization, buyer.key),
-        )
-        await rig.chain.send(rig.chain.usdc, transfer)
+        await rig.chain.send(rig.chain.usdc, transfer(buyer, authorization))
 
     async def owed() -> bool:
         return bool(await rig.pool.fetchval("SELECT count(*) FROM owed") == units * len(buyers))

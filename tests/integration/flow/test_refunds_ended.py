@@ -7,17 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from payfirst.chain import contracts
 from payfirst.cli.audit import Asked, compare
 from payfirst.local.chain import dev_address, dev_key
 from payfirst.store import by_hand, refunds
 from payfirst.store.database import Pool
 from payfirst.units import Address, AtomicAmount, AuthorizationNonce, UnixTime
 from payfirst.x402.payload import Authorization
-from payfirst.x402.signing import sign_authorization
 
 from .refunding import TREASURY, check_refunds, give_treasury, owe, refunds_are
-from .rig import PRICE, Buyer, Rig, open_rig
+from .rig import PRICE, Buyer, Rig, open_rig, transfer
 
 NO_MONEY = AtomicAmount(0)
 
@@ -47,15 +45,7 @@ async def use_for_another(rig: Rig, buyer: Buyer) -> None:
         valid_before=UnixTime(2**40),
         nonce=AuthorizationNonce(bytes.fromhex(nonce[2:])),
     )
-    data = contracts.encode_transfer_with_authorization(
-        payer=authorization.payer,
-        pay_to=authorization.pay_to,
-        value=authorization.value,
-        valid_after=authorization.valid_after,
-        valid_before=authorization.valid_before,
-        nonce=authorization.nonce,
-        signature=sign_authorization(buyer.asset, authorization, dev_key("treasury")),
-    )
+    data = transfer(replace(buyer, key=dev_key("treasury")), authorization)
     assert (await rig.chain.send(rig.chain.usdc, data)).succeeded
 
 
