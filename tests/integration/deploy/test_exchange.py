@@ -11,7 +11,7 @@ from payfirst.store import migrate
 from .previous import previous
 from .site import THIS, Running, Site, crowd, offer, open_site
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 FIRST = migrate.revisions()[0]
 LEFT = {"payments_pending", "payments_sent", "mints_pending", "mints_sent"}
