@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from flow.rig import Rig, transfer
 
-from payfirst.units import TxHash
+from payfirst.units import TxHash, hex_text
 
 from .rig.chain import no_mining, reorg, reorg_from, revert, snapshot
 from .waiting import Holds, finds, idle
@@ -61,6 +61,33 @@ async def test_fault_20_what_the_payer_had_submitted_is_sent_by_us_once_a_reorg_
         await rig.until_counts(payments_completed=1, mints_completed=2)
         await rig.until(idle(rig))
     assert [items for _, items, _ in await rig.gas_used("settle")] == [1]
+    await rig.check_invariants(in_order=False)
+
+
+async def test_fault_20_with_room_for_one_transaction_what_a_reorg_took_goes_first_and_the_next_follows(
+    rig: Rig,
+) -> None:
+    """Both ask for the last place among the unresolved; whoever comes second is claimed once the first is mined."""
+    submitter, buyer = await rig.buyers(2)
+    async with rig.working(settling_paused=True):
+        authorization = submitter.authorize(1)
+        assert (await rig.order(submitter, 1, authorization=authorization)).status_code == 202
+    assert (await rig.chain.send(rig.chain.usdc, transfer(submitter, authorization))).succeeded
+    async with rig.working(settling_paused=True):
+        await rig.until_counts(payments_completed=1, mints_completed=1)
+        await rig.pay(buyer, 1)
+        settled = await rig.pool.fetchval("SELECT settled_block FROM payment_queue WHERE status = 'completed'")
+        await reorg_from(rig.chain, settled)
+        await rig.until(finds(rig, "SELECT count(*) = 1 FROM payment_queue WHERE finality = 'reorged'"))
+    async with rig.working(settle_unresolved_max=1):
+        await rig.until_counts(payments_completed=2, mints_completed=2)
+        await rig.until(idle(rig))
+    payers = await rig.pool.fetch(
+        "SELECT payer FROM payment_queue p JOIN chain_transaction_items i ON i.payment_id = p.id"
+        " ORDER BY i.transaction_id"
+    )
+    assert [payer for (payer,) in payers] == [hex_text(submitter.address), hex_text(buyer.address)]
+    assert [items for _, items, _ in await rig.gas_used("settle")] == [1, 1]
     await rig.check_invariants(in_order=False)
 
 

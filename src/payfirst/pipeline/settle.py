@@ -104,7 +104,7 @@ class Settler:
             return False
         room -= await self._send_reorged(claim, room)
         if room <= 0:
-            return False  # claimed now, they could not be sent and would wait for the lease to end
+            return False  # what was claimed now would be tried, and given back
         if unresolved and not self._last_batch_full:
             # Others are on their way and the next block is some time off: let the batch grow.
             await asyncio.sleep(self._terms.linger_s)
