@@ -158,7 +158,7 @@ class Skeleton:
                     raise RuntimeError("the benchmark's token is sold out")
 
             await self._settle.send(
-                self._terms.multicall3, contracts.encode_aggregate3([(asset, call) for call in calls]),
+                self._terms.multicall3, contracts.encode_try_aggregate([(asset, call) for call in calls]),
                 gas_each=SETTLE_GAS_EACH, ids=ids, store=store,
             )  # fmt: skip
             if len(claimed) < limit:

@@ -41,12 +41,20 @@ contract DevStablecoin {
     uint256 private constant BLACKLISTED = 1 << 255;
     uint256 private constant BALANCE_MAX = BLACKLISTED - 1;
 
+    // References to these keep a place that was looked up: a mapping would hash its key again at each use.
+    struct Account {
+        uint256 word; // the highest bit says that it is blacklisted, the rest is its balance: one read answers both
+    }
+
+    struct Authorization {
+        uint256 used;
+    }
+
     address public owner; // slot 0, bytes 0 to 19
     bool public paused; // slot 0, byte 20
     uint256 public totalSupply; // slot 1
-    // The highest bit says that the account is blacklisted, the rest is its balance: one read answers both.
-    mapping(address account => uint256 flagAndBalance) private _accounts; // slot 2
-    mapping(address authorizer => mapping(bytes32 nonce => uint256 used)) private _authorizations; // slot 3
+    mapping(address account => Account) private _accounts; // slot 2
+    mapping(address authorizer => mapping(bytes32 nonce => Authorization)) private _authorizations; // slot 3
     mapping(address holder => mapping(address spender => uint256 amount)) public allowance; // slot 4
 
     modifier onlyOwner() {
@@ -77,12 +85,12 @@ contract DevStablecoin {
     }
 
     function blacklist(address account) external onlyOwner {
-        _accounts[account] |= BLACKLISTED;
+        _accounts[account].word |= BLACKLISTED;
         emit Blacklisted(account);
     }
 
     function unBlacklist(address account) external onlyOwner {
-        _accounts[account] &= BALANCE_MAX;
+        _accounts[account].word &= BALANCE_MAX;
         emit UnBlacklisted(account);
     }
 
@@ -100,21 +108,21 @@ contract DevStablecoin {
     // ---- ERC-20
 
     function balanceOf(address account) public view returns (uint256) {
-        return _accounts[account] & BALANCE_MAX;
+        return _accounts[account].word & BALANCE_MAX;
     }
 
     function isBlacklisted(address account) public view returns (bool) {
-        return _accounts[account] & BLACKLISTED != 0;
+        return _accounts[account].word & BLACKLISTED != 0;
     }
 
     function transfer(address to, uint256 value)
         external
         whenNotPaused
-        notBlacklisted(msg.sender)
-        notBlacklisted(to)
         returns (bool)
     {
-        _transfer(msg.sender, to, value);
+        (Account storage payer, uint256 balance) = _allowed(msg.sender);
+        (Account storage payee,) = _allowed(to);
+        _transfer(msg.sender, payer, balance, to, payee, value);
         return true;
     }
 
@@ -134,14 +142,14 @@ contract DevStablecoin {
         external
         whenNotPaused
         notBlacklisted(msg.sender)
-        notBlacklisted(from)
-        notBlacklisted(to)
         returns (bool)
     {
+        (Account storage payer, uint256 balance) = _allowed(from);
+        (Account storage payee,) = _allowed(to);
         uint256 allowed = allowance[from][msg.sender];
         require(value <= allowed, "ERC20: transfer amount exceeds allowance");
         allowance[from][msg.sender] = allowed - value;
-        _transfer(from, to, value);
+        _transfer(from, payer, balance, to, payee, value);
         return true;
     }
 
@@ -153,7 +161,7 @@ contract DevStablecoin {
 
     /// @notice Whether the authorization was used or cancelled.
     function authorizationState(address authorizer, bytes32 nonce) external view returns (bool) {
-        return _authorizations[authorizer][nonce] != 0;
+        return _authorizations[authorizer][nonce].used != 0;
     }
 
     function transferWithAuthorization(
@@ -166,96 +174,146 @@ contract DevStablecoin {
         uint8 v,
         bytes32 r,
         bytes32 s
-    ) external {
-        bytes memory signature = abi.encodePacked(r, s, v);
-        _authorized(TRANSFER_WITH_AUTHORIZATION_TYPEHASH, from, to, value, validAfter, validBefore, nonce, signature);
-    }
-
-    function transferWithAuthorization(
-        address from,
-        address to,
-        uint256 value,
-        uint256 validAfter,
-        uint256 validBefore,
-        bytes32 nonce,
-        bytes memory signature
-    ) external {
-        _authorized(TRANSFER_WITH_AUTHORIZATION_TYPEHASH, from, to, value, validAfter, validBefore, nonce, signature);
-    }
-
-    function receiveWithAuthorization(
-        address from,
-        address to,
-        uint256 value,
-        uint256 validAfter,
-        uint256 validBefore,
-        bytes32 nonce,
-        uint8 v,
-        bytes32 r,
-        bytes32 s
-    ) external {
-        bytes memory signature = abi.encodePacked(r, s, v);
-        _authorized(RECEIVE_WITH_AUTHORIZATION_TYPEHASH, from, to, value, validAfter, validBefore, nonce, signature);
-    }
-
-    function receiveWithAuthorization(
-        address from,
-        address to,
-        uint256 value,
-        uint256 validAfter,
-        uint256 validBefore,
-        bytes32 nonce,
-        bytes memory signature
-    ) external {
-        _authorized(RECEIVE_WITH_AUTHORIZATION_TYPEHASH, from, to, value, validAfter, validBefore, nonce, signature);
-    }
-
-    function cancelAuthorization(address authorizer, bytes32 nonce, uint8 v, bytes32 r, bytes32 s) external {
-        _cancel(authorizer, nonce, abi.encodePacked(r, s, v));
-    }
-
-    function cancelAuthorization(address authorizer, bytes32 nonce, bytes memory signature) external {
-        _cancel(authorizer, nonce, signature);
-    }
-
-    function _authorized(
-        bytes32 typeHash,
-        address from,
-        address to,
-        uint256 value,
-        uint256 validAfter,
-        uint256 validBefore,
-        bytes32 nonce,
-        bytes memory signature
-    ) private whenNotPaused notBlacklisted(from) notBlacklisted(to) {
-        if (typeHash == RECEIVE_WITH_AUTHORIZATION_TYPEHASH) {
-            require(to == msg.sender, "FiatTokenV2: caller must be the payee");
-        }
-        require(block.timestamp > validAfter, "FiatTokenV2: authorization is not yet valid");
-        require(block.timestamp < validBefore, "FiatTokenV2: authorization is expired");
-        _requireUnused(from, nonce);
-        _requireSigned(
-            from, keccak256(abi.encode(typeHash, from, to, value, validAfter, validBefore, nonce)), signature
+    ) external whenNotPaused {
+        (Account storage payer, uint256 balance) = _allowed(from);
+        (Account storage payee,) = _allowed(to);
+        Authorization storage authorization = _unused(from, nonce, validAfter, validBefore);
+        bytes32 structHash = keccak256(
+            abi.encode(TRANSFER_WITH_AUTHORIZATION_TYPEHASH, from, to, value, validAfter, validBefore, nonce)
         );
-        _authorizations[from][nonce] = 1;
+        _requireSigned(from, structHash, v, r, s);
+        authorization.used = 1;
         emit AuthorizationUsed(from, nonce);
-        _transfer(from, to, value);
+        _transfer(from, payer, balance, to, payee, value);
     }
 
-    function _cancel(address authorizer, bytes32 nonce, bytes memory signature) private whenNotPaused {
-        _requireUnused(authorizer, nonce);
-        _requireSigned(authorizer, keccak256(abi.encode(CANCEL_AUTHORIZATION_TYPEHASH, authorizer, nonce)), signature);
-        _authorizations[authorizer][nonce] = 1;
+    function transferWithAuthorization(
+        address from,
+        address to,
+        uint256 value,
+        uint256 validAfter,
+        uint256 validBefore,
+        bytes32 nonce,
+        bytes memory signature
+    ) external whenNotPaused {
+        (Account storage payer, uint256 balance) = _allowed(from);
+        (Account storage payee,) = _allowed(to);
+        Authorization storage authorization = _unused(from, nonce, validAfter, validBefore);
+        bytes32 structHash = keccak256(
+            abi.encode(TRANSFER_WITH_AUTHORIZATION_TYPEHASH, from, to, value, validAfter, validBefore, nonce)
+        );
+        _requireSigned(from, structHash, signature);
+        authorization.used = 1;
+        emit AuthorizationUsed(from, nonce);
+        _transfer(from, payer, balance, to, payee, value);
+    }
+
+    function receiveWithAuthorization(
+        address from,
+        address to,
+        uint256 value,
+        uint256 validAfter,
+        uint256 validBefore,
+        bytes32 nonce,
+        uint8 v,
+        bytes32 r,
+        bytes32 s
+    ) external whenNotPaused {
+        (Account storage payer, uint256 balance) = _allowed(from);
+        (Account storage payee,) = _allowed(to);
+        require(to == msg.sender, "FiatTokenV2: caller must be the payee");
+        Authorization storage authorization = _unused(from, nonce, validAfter, validBefore);
+        bytes32 structHash = keccak256(
+            abi.encode(RECEIVE_WITH_AUTHORIZATION_TYPEHASH, from, to, value, validAfter, validBefore, nonce)
+        );
+        _requireSigned(from, structHash, v, r, s);
+        authorization.used = 1;
+        emit AuthorizationUsed(from, nonce);
+        _transfer(from, payer, balance, to, payee, value);
+    }
+
+    function receiveWithAuthorization(
+        address from,
+        address to,
+        uint256 value,
+        uint256 validAfter,
+        uint256 validBefore,
+        bytes32 nonce,
+        bytes memory signature
+    ) external whenNotPaused {
+        (Account storage payer, uint256 balance) = _allowed(from);
+        (Account storage payee,) = _allowed(to);
+        require(to == msg.sender, "FiatTokenV2: caller must be the payee");
+        Authorization storage authorization = _unused(from, nonce, validAfter, validBefore);
+        bytes32 structHash = keccak256(
+            abi.encode(RECEIVE_WITH_AUTHORIZATION_TYPEHASH, from, to, value, validAfter, validBefore, nonce)
+        );
+        _requireSigned(from, structHash, signature);
+        authorization.used = 1;
+        emit AuthorizationUsed(from, nonce);
+        _transfer(from, payer, balance, to, payee, value);
+    }
+
+    function cancelAuthorization(address authorizer, bytes32 nonce, uint8 v, bytes32 r, bytes32 s)
+        external
+        whenNotPaused
+    {
+        Authorization storage authorization = _unused(authorizer, nonce);
+        _requireSigned(authorizer, _cancelHash(authorizer, nonce), v, r, s);
+        authorization.used = 1;
         emit AuthorizationCanceled(authorizer, nonce);
     }
 
-    function _requireUnused(address authorizer, bytes32 nonce) private view {
-        require(_authorizations[authorizer][nonce] == 0, "FiatTokenV2: authorization is used or canceled");
+    function cancelAuthorization(address authorizer, bytes32 nonce, bytes memory signature) external whenNotPaused {
+        Authorization storage authorization = _unused(authorizer, nonce);
+        _requireSigned(authorizer, _cancelHash(authorizer, nonce), signature);
+        authorization.used = 1;
+        emit AuthorizationCanceled(authorizer, nonce);
+    }
+
+    function _unused(address authorizer, bytes32 nonce, uint256 validAfter, uint256 validBefore)
+        private
+        view
+        returns (Authorization storage)
+    {
+        require(block.timestamp > validAfter, "FiatTokenV2: authorization is not yet valid");
+        require(block.timestamp < validBefore, "FiatTokenV2: authorization is expired");
+        return _unused(authorizer, nonce);
+    }
+
+    function _unused(address authorizer, bytes32 nonce) private view returns (Authorization storage authorization) {
+        authorization = _authorizations[authorizer][nonce];
+        require(authorization.used == 0, "FiatTokenV2: authorization is used or canceled");
+    }
+
+    function _cancelHash(address authorizer, bytes32 nonce) private pure returns (bytes32) {
+        return keccak256(abi.encode(CANCEL_AUTHORIZATION_TYPEHASH, authorizer, nonce));
     }
 
     // An account with code is asked itself (EIP-1271), EIP-7702 accounts too; any other has to have made the signature.
     function _requireSigned(address signer, bytes32 structHash, bytes memory signature) private view {
-        bytes32 digest;
+        bytes32 digest = _digest(structHash);
+        bool valid;
+        if (signer.code.length == 0) {
+            require(signature.length == 65, "ECRecover: invalid signature length");
+            (bytes32 r, bytes32 s, uint8 v) = (_word(signature, 0), _word(signature, 32), uint8(signature[64]));
+            valid = _recover(digest, v, r, s) == signer;
+        } else {
+            valid = _agrees(signer, digest, signature);
+        }
+        require(valid, "FiatTokenV2: invalid signature");
+    }
+
+    // A key's signature, as nearly all are, is not put together in memory first.
+    function _requireSigned(address signer, bytes32 structHash, uint8 v, bytes32 r, bytes32 s) private view {
+        bytes32 digest = _digest(structHash);
+        bool valid = signer.code.length == 0
+            ? _recover(digest, v, r, s) == signer
+            : _agrees(signer, digest, abi.encodePacked(r, s, v));
+        require(valid, "FiatTokenV2: invalid signature");
+    }
+
+    function _digest(bytes32 structHash) private view returns (bytes32 digest) {
         bytes32 separator = DOMAIN_SEPARATOR();
         assembly ("memory-safe") {
             let free := mload(0x40)
@@ -264,17 +322,21 @@ contract DevStablecoin {
             mstore(add(free, 34), structHash)
             digest := keccak256(free, 66)
         }
-        bool valid = signer.code.length == 0 ? _recover(digest, signature) == signer : _agrees(signer, digest, signature);
-        require(valid, "FiatTokenV2: invalid signature");
     }
 
-    function _recover(bytes32 digest, bytes memory signature) private pure returns (address) {
-        require(signature.length == 65, "ECRecover: invalid signature length");
-        (address recovered, ECDSA.RecoverError fault,) = ECDSA.tryRecover(digest, signature);
-        require(fault != ECDSA.RecoverError.InvalidSignatureS, "ECRecover: invalid signature 's' value");
-        uint8 v = uint8(signature[64]);
-        require(v == 27 || v == 28, "ECRecover: invalid signature 'v' value");
-        require(fault == ECDSA.RecoverError.NoError, "ECRecover: invalid signature");
+    function _word(bytes memory data, uint256 offset) private pure returns (bytes32 word) {
+        assembly ("memory-safe") {
+            word := mload(add(add(data, 32), offset))
+        }
+    }
+
+    function _recover(bytes32 digest, uint8 v, bytes32 r, bytes32 s) private pure returns (address) {
+        (address recovered, ECDSA.RecoverError fault,) = ECDSA.tryRecover(digest, v, r, s);
+        if (fault != ECDSA.RecoverError.NoError) {
+            require(fault != ECDSA.RecoverError.InvalidSignatureS, "ECRecover: invalid signature 's' value");
+            require(v == 27 || v == 28, "ECRecover: invalid signature 'v' value");
+            revert("ECRecover: invalid signature");
+        }
         return recovered;
     }
 
@@ -287,15 +349,28 @@ contract DevStablecoin {
 
     // ---- balances
 
-    function _transfer(address from, address to, uint256 value) private {
+    /// An account that is not blacklisted: its word is its balance.
+    function _allowed(address account) private view returns (Account storage found, uint256 balance) {
+        found = _accounts[account];
+        balance = found.word;
+        require(balance & BLACKLISTED == 0, "Blacklistable: account is blacklisted");
+    }
+
+    /// `balance` is the payer's, as `_allowed` found it; the payee may be the payer.
+    function _transfer(
+        address from,
+        Account storage payer,
+        uint256 balance,
+        address to,
+        Account storage payee,
+        uint256 value
+    ) private {
         require(from != address(0), "ERC20: transfer from the zero address");
         require(to != address(0), "ERC20: transfer to the zero address");
-        // Neither is blacklisted here, so the words are the balances.
-        uint256 balance = _accounts[from];
         require(value <= balance, "ERC20: transfer amount exceeds balance");
         unchecked {
-            _accounts[from] = balance - value;
-            _accounts[to] += value; // the sum of all balances is totalSupply, which is below BALANCE_MAX
+            payer.word = balance - value;
+            payee.word += value; // the sum of all balances is totalSupply, which is below BALANCE_MAX
         }
         emit Transfer(from, to, value);
     }
@@ -304,7 +379,7 @@ contract DevStablecoin {
         require(to != address(0), "FiatToken: mint to the zero address");
         totalSupply += amount;
         require(totalSupply <= BALANCE_MAX, "DevStablecoin: that is more money than fits");
-        _accounts[to] += amount;
+        _accounts[to].word += amount;
         emit Transfer(address(0), to, amount);
     }
 }

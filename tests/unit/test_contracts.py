@@ -28,6 +28,7 @@ from payfirst.chain.contracts import (
     encode_mint,
     encode_preflight,
     encode_transfer_with_authorization,
+    encode_try_aggregate,
     revert_reason,
 )
 from payfirst.units import Address, AtomicAmount, AuthorizationNonce, MintId, UnixTime, checksum_address
@@ -71,6 +72,13 @@ def test_aggregate3_is_what_eth_abi_says(batch: list[tuple[Address, bytes]], all
     """aggregate3 by hand is the ABI's encoding for calls of any length."""
     expected = eth_abi.abi.encode(["(address,bool,bytes)[]"], [[(target, allow, data) for target, data in batch]])
     assert encode_aggregate3(batch, allow_failure=allow) == selector("aggregate3((address,bool,bytes)[])") + expected
+
+
+@given(calls)
+def test_try_aggregate_is_what_eth_abi_says(batch: list[tuple[Address, bytes]]) -> None:
+    """So is tryAggregate, with failures allowed."""
+    expected = eth_abi.abi.encode(["bool", "(address,bytes)[]"], [False, batch])
+    assert encode_try_aggregate(batch) == selector("tryAggregate(bool,(address,bytes)[])") + expected
 
 
 @given(st.lists(st.tuples(addresses, words), max_size=6))
@@ -151,6 +159,7 @@ def test_every_function_is_there_that_calldata_names() -> None:
     assert {
         "transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,uint8,bytes32,bytes32)",
         "aggregate3((address,bool,bytes)[])",
+        "tryAggregate(bool,(address,bytes)[])",
         "mint(address,bytes32)",
         "batchMint(address[],bytes32[])",
         "hasMinted(bytes32)",

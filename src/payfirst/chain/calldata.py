@@ -9,7 +9,11 @@ _TRANSFER = selector("transferWithAuthorization(address,address,uint256,uint256,
 # A smart wallet's; payer and nonce stand in the same places.
 _TRANSFER_WITH_BYTES = selector("transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,bytes)")
 _TRANSFER_BYTES = 4 + 8 * 32
-_AGGREGATE3 = selector("aggregate3((address,bool,bytes)[])")
+# What settles several payments at once, and what did in earlier releases.
+_BATCHES = {
+    selector("tryAggregate(bool,(address,bytes)[])"): ["bool", "(address,bytes)[]"],
+    selector("aggregate3((address,bool,bytes)[])"): ["(address,bool,bytes)[]"],
+}
 _BATCH_MINT = selector("batchMint(address[],bytes32[])")
 
 
@@ -18,12 +22,13 @@ def authorizations_in(
 ) -> list[tuple[Address, AuthorizationNonce]]:
     """Payer and nonce of each authorization that a transaction was to use, in order; empty for any other call."""
     calls = [(to, data)]
-    if to == multicall3 and data[:4] == _AGGREGATE3:
+    batch = _BATCHES.get(data[:4]) if to == multicall3 else None
+    if batch is not None:
         try:
-            (found,) = decode_result(["(address,bool,bytes)[]"], data[4:])
+            *_, found = decode_result(batch, data[4:])
         except UndecodableAnswer:
             return []
-        calls = [(Address(bytes.fromhex(target[2:])), inner) for target, _, inner in found]
+        calls = [(Address(bytes.fromhex(target[2:])), inner) for target, *_, inner in found]
     return [
         (Address(call[16:36]), AuthorizationNonce(call[164:196]))
         for target, call in calls

@@ -287,7 +287,7 @@ class Refunder:
             to, data = self._terms.asset, calls[ids[0]]
         else:
             to = self._terms.multicall3
-            data = contracts.encode_aggregate3([(self._terms.asset, calls[one]) for one in ids])
+            data = contracts.encode_try_aggregate([(self._terms.asset, calls[one]) for one in ids])
 
         async def store_items(connection: Connection, transaction_id: int, tx_hash: TxHash) -> None:
             await transactions.store_refund_items(connection, transaction_id, ids)

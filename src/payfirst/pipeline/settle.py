@@ -387,7 +387,7 @@ class Settler:
             to, data = self._terms.asset, calls[0]
         else:
             to = self._terms.multicall3
-            data = contracts.encode_aggregate3([(self._terms.asset, call) for call in calls])
+            data = contracts.encode_try_aggregate([(self._terms.asset, call) for call in calls])
         limit = gas_limit(data, execution_gas=batch.execution_gas)
         return _Call(to=to, data=data, gas_limit=limit, item_count=len(calls))
 

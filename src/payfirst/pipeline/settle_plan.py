@@ -18,8 +18,8 @@ NEXT_BLOCK_S = 1.0
 BACK_OFF_S_MAX = 30.0
 ASSET_PAUSED_S = 5.0
 
-# One item of aggregate3: its place in the list, target, flag, offset, length, and 10 words of calldata.
-CALL_BYTES = 32 * 16
+# One item of tryAggregate: its place in the list, target, offset, length, and 10 words of calldata.
+CALL_BYTES = 32 * 14
 # Between pre-flight and block, storage may have become dearer: a fifth more, and a floor for each item.
 GAS_MARGIN_NUMERATOR, GAS_MARGIN_DENOMINATOR = 6, 5
 ITEM_GAS_FLOOR = 8_000
