@@ -24,6 +24,7 @@ from benchmarks.growth_fill import ASSET, NETWORK, PAY_TO, SIGNER, TOKEN
 from payfirst.lifecycle import PaymentStatus
 from payfirst.store import (
     admission,
+    attempts,
     crediting,
     mints,
     monitoring,
@@ -31,6 +32,7 @@ from payfirst.store import (
     queue_stats,
     settling,
     tokens,
+    transaction_items,
     transactions,
 )
 from payfirst.store.crediting import Completion, CreditCandidate
@@ -38,7 +40,8 @@ from payfirst.store.mints import NewMint
 from payfirst.store.payments import NewPayment
 from payfirst.store.settling import Claim
 from payfirst.store.signers import Purpose
-from payfirst.store.transactions import Envelope, ItemOutcome, MinedTransaction
+from payfirst.store.transaction_items import ItemOutcome
+from payfirst.store.transactions import Envelope, MinedTransaction
 from payfirst.units import (
     AccountNonce,
     Address,
@@ -159,16 +162,16 @@ class Life:
         with self._meter.step("send", of=BATCH):
             async with self._db.transaction():
                 transaction_id = await transactions.store(self._db, envelope, item_count=len(ids))
-                await transactions.store_payment_items(self._db, transaction_id, ids)
+                await transaction_items.store_payment_items(self._db, transaction_id, ids)
                 await settling.mark_sent(self._db, claimed, tx_hash=envelope.hash, claim=CLAIM)
                 await tokens.take_supply(self._db, NETWORK, {TOKEN_BYTES: len(ids) * UNITS})
-            await transactions.in_flight(self._db, NETWORK, SIGNER_BYTES)
+            await attempts.in_flight(self._db, NETWORK, SIGNER_BYTES)
 
     async def _confirm(self, accepted: Sequence[NewPayment]) -> list[CreditCandidate]:
         with self._meter.step("confirm", of=BATCH):
             async with self._db.transaction():
                 unresolved = await transactions.unresolved_hashes(self._db, NETWORK)
-                items = await transactions.payment_items(self._db, [u.transaction_id for u in unresolved.values()])
+                items = await transaction_items.payment_items(self._db, [u.transaction_id for u in unresolved.values()])
                 candidates = await crediting.credit_candidates(
                     self._db, network=NETWORK, asset=ASSET_BYTES, keys=[(p.payer, p.nonce) for p in accepted]
                 )
@@ -193,11 +196,11 @@ class Life:
             async with self._db.transaction():
                 await mints.lock_paid(self._db, [m.payment_id for m in claimed])
                 transaction_id = await transactions.store(self._db, envelope, item_count=len(ids))
-                await transactions.store_mint_items(self._db, transaction_id, ids)
+                await transaction_items.store_mint_items(self._db, transaction_id, ids)
                 await mints.mark_sent(self._db, ids, tx_hash=envelope.hash, claim=CLAIM)
         with self._meter.step("confirm mints", of=UNITS_A_TRANSACTION):
             async with self._db.transaction():
-                items = await transactions.mint_items(self._db, [transaction_id])
+                items = await transaction_items.mint_items(self._db, [transaction_id])
                 mined = self._mined(transaction_id, envelope.hash)
                 outcomes = [ItemOutcome(i.transaction_id, i.position, "done") for i in items]
                 await transactions.confirm(self._db, [mined], outcomes)
@@ -257,7 +260,7 @@ async def start_up(connection: Db, meter: Meter) -> None:
         await admission.count_queue(connection, NETWORK, asset=ASSET_BYTES, count_max=100_000, crowded_min=50)
         await settling.free_claims(connection, network=NETWORK, claim=CLAIM)
         await mints.free_claims(connection, network=NETWORK, claim=CLAIM)
-        await transactions.in_flight(connection, NETWORK, SIGNER_BYTES)
+        await attempts.in_flight(connection, NETWORK, SIGNER_BYTES)
         await transactions.unresolved_hashes(connection, NETWORK)
         await transactions.count_unresolved(connection, NETWORK, SIGNER_BYTES)
 

@@ -19,14 +19,15 @@ from payfirst.cli.work import terms
 from payfirst.config import load
 from payfirst.lifecycle import PaymentStatus
 from payfirst.pipeline.terms import Terms
-from payfirst.store import crediting, database, heads, mints, settling, signers, tokens, transactions
+from payfirst.store import crediting, database, heads, mints, settling, signers, tokens, transaction_items, transactions
 from payfirst.store.crediting import Completion, CreditCandidate
 from payfirst.store.database import Connection, Pool
 from payfirst.store.heads import ReadBlock
 from payfirst.store.mints import NewMint
 from payfirst.store.settling import Claim, ClaimedPayment
 from payfirst.store.signers import Purpose
-from payfirst.store.transactions import Envelope, ItemOutcome, UnresolvedHash
+from payfirst.store.transaction_items import ItemOutcome
+from payfirst.store.transactions import Envelope, UnresolvedHash
 from payfirst.units import AccountNonce, Address, TxHash, UnixTime, Wei, hex_text, uuid7
 from payfirst.x402.mint_id import mint_id
 
@@ -152,7 +153,7 @@ class Skeleton:
                 units: dict[Address, int] = units,
                 claimed: Sequence[ClaimedPayment] = claimed,
             ) -> None:
-                await transactions.store_payment_items(connection, transaction_id, ids)
+                await transaction_items.store_payment_items(connection, transaction_id, ids)
                 await settling.mark_sent(connection, claimed, tx_hash=tx_hash, claim=claim)
                 if not await tokens.take_supply(connection, network, units):
                     raise RuntimeError("the benchmark's token is sold out")
@@ -186,7 +187,7 @@ class Skeleton:
                     paid: Sequence[uuid.UUID] = paid,
                 ) -> None:
                     await mints.lock_paid(connection, paid)
-                    await transactions.store_mint_items(connection, transaction_id, ids)
+                    await transaction_items.store_mint_items(connection, transaction_id, ids)
                     await mints.mark_sent(connection, ids, tx_hash=tx_hash, claim=claim)
 
                 data = contracts.encode_batch_mint([u.recipient for u in units], [u.mint_id for u in units])
@@ -218,8 +219,8 @@ class Skeleton:
         network, asset = self._terms.network, self._terms.asset
         ids = [unresolved[receipt.tx_hash].transaction_id for receipt in receipts]
         items = [
-            *((i.transaction_id, i.position) for i in await transactions.payment_items(connection, ids)),
-            *((i.transaction_id, i.position) for i in await transactions.mint_items(connection, ids)),
+            *((i.transaction_id, i.position) for i in await transaction_items.payment_items(connection, ids)),
+            *((i.transaction_id, i.position) for i in await transaction_items.mint_items(connection, ids)),
         ]
         await transactions.confirm(
             connection,

@@ -11,14 +11,8 @@ from payfirst.chain.evidence import MintedUnit, PaidTransfer
 from payfirst.lifecycle import Finality, PaymentStatus
 from payfirst.store.crediting import CreditCandidate
 from payfirst.store.refunds import Refunded
-from payfirst.store.transactions import (
-    ItemOutcome,
-    MinedTransaction,
-    MintItem,
-    PaymentItem,
-    RefundItem,
-    UnresolvedHash,
-)
+from payfirst.store.transaction_items import ItemOutcome, MintItem, PaymentItem, RefundItem
+from payfirst.store.transactions import MinedTransaction, UnresolvedHash
 from payfirst.units import Address, AtomicAmount, AuthorizationNonce, BlockNumber, MintId, TxHash
 
 PaymentKey = tuple[Address, AuthorizationNonce]

@@ -13,9 +13,9 @@ from payfirst.chain.rpc import RpcClient
 from payfirst.ops.log import get_logger
 from payfirst.pipeline.head import HeadWatch
 from payfirst.pipeline.terms import Terms
-from payfirst.store import crediting, heads, mints, refunds, signers, transactions
+from payfirst.store import attempts, crediting, heads, mints, refunds, signers, transactions
+from payfirst.store.attempts import UsedUp
 from payfirst.store.database import Pool, session, transaction
-from payfirst.store.transactions import UsedUp
 from payfirst.store.wake import OnChanged
 from payfirst.units import Address, BlockHash, BlockNumber, hex_text
 
@@ -37,7 +37,7 @@ class DisplacedWatch:
     async def step(self) -> None:
         """Look once. Raises RetriedError, with nothing changed."""
         async with session(self._pool, "look for nonces used by others") as connection:
-            in_flight = await transactions.signers_in_flight(connection, self._terms.network)
+            in_flight = await attempts.signers_in_flight(connection, self._terms.network)
             # Of a fenced signer the database has lost some of its own hashes: that is the audit's to judge.
             fenced = await signers.fenced(connection, self._terms.network)
         suspects = [one for signer in in_flight if signer not in fenced for one in await self._used_up(signer)]
@@ -50,7 +50,7 @@ class DisplacedWatch:
         head = self._head.head
         chain_nonce = await self._rpc.account_nonce(signer, hex(head.number))
         async with session(self._pool, "look for nonces used by others") as connection:
-            found = await transactions.used_up(connection, self._terms.network, signer, chain_nonce=chain_nonce)
+            found = await attempts.used_up(connection, self._terms.network, signer, chain_nonce=chain_nonce)
         for one in found:
             self._seen.setdefault(one.id, (head.number, head.hash))
         return found

@@ -15,7 +15,7 @@ from payfirst.pipeline.head import HeadWatch
 from payfirst.pipeline.outbox import Outbox
 from payfirst.pipeline.rounds import Rounds
 from payfirst.pipeline.terms import Terms
-from payfirst.store import heads, mints, owed, tokens, transactions
+from payfirst.store import heads, mints, owed, tokens, transaction_items
 from payfirst.store.database import Connection, Pool, session, transaction
 from payfirst.store.mints import ClaimedMint
 from payfirst.store.owed import Debt
@@ -272,7 +272,7 @@ class Minter:
 
         async def store_items(connection: Connection, transaction_id: int, tx_hash: TxHash) -> None:
             await mints.lock_paid(connection, [u.payment_id for u in units])
-            await transactions.store_mint_items(connection, transaction_id, ids)
+            await transaction_items.store_mint_items(connection, transaction_id, ids)
             await mints.mark_sent(connection, ids, tx_hash=tx_hash, claim=claim)
 
         sent = await self._outbox.send(

@@ -17,11 +17,12 @@ from payfirst.pipeline import fence
 from payfirst.pipeline.head import HeadWatch
 from payfirst.pipeline.terms import Terms
 from payfirst.pipeline.watch_plan import SILENT_S_MIN, Patience, Step, plan_in_flight
-from payfirst.store import signers, transactions
+from payfirst.store import attempts, signers, transactions
+from payfirst.store.attempts import InFlight, Replacement
 from payfirst.store.database import Connection, Pool, session, transaction
 from payfirst.store.settling import Claim
 from payfirst.store.signers import Purpose, Tenure
-from payfirst.store.transactions import Envelope, InFlight, Replacement, Unresolved
+from payfirst.store.transactions import Envelope, Unresolved
 from payfirst.units import AccountNonce, Address, BlockHash, Gas, TxHash, UnixTime, Wei, checksum_address, hex_text
 
 RENEW_S = 1.0
@@ -317,7 +318,7 @@ class Outbox:
             )
         with contextlib.suppress(RetriedError):  # a lost note means one more look, nothing else
             async with session(self._pool, "note a broadcast") as connection:
-                await transactions.note_broadcast(connection, tx_hash, error=said)
+                await attempts.note_broadcast(connection, tx_hash, error=said)
 
     async def tend(self) -> None:
         """Renew the lease, send again what is silent, bid higher for what is stuck, until cancelled."""
@@ -350,7 +351,7 @@ class Outbox:
     async def _send_again(self, *, at_once: bool = False) -> None:
         """Look after what is on its way; `at_once` for a new tenure, which cannot know what its bytes met."""
         async with session(self._pool, "read transactions in flight") as connection:
-            in_flight = await transactions.in_flight(connection, self._terms.network, self.address)
+            in_flight = await attempts.in_flight(connection, self._terms.network, self.address)
         silent = [
             t for t in in_flight if at_once or t.replace_requested or t.silent_s is None or t.silent_s >= SILENT_S_MIN
         ]
@@ -381,7 +382,7 @@ class Outbox:
         if fees is None:
             return
         async with session(self._pool, "look for a gap of nonces") as connection:
-            missing = await transactions.missing_nonces(
+            missing = await attempts.missing_nonces(
                 connection,
                 self._terms.network,
                 self.address,
@@ -473,7 +474,7 @@ class Outbox:
             is_noop=as_noop,
         )
         async with transaction(self._pool, "store a replacement") as connection:
-            stored = await transactions.store_replacement(connection, replacement, epoch=tenure.epoch)
+            stored = await attempts.store_replacement(connection, replacement, epoch=tenure.epoch)
         if not stored:
             return True  # resolved meanwhile, or another's
         self._bound = None  # it may cost more now

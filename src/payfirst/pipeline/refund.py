@@ -31,7 +31,7 @@ from payfirst.pipeline.refund_plan import (
 )
 from payfirst.pipeline.rounds import Rounds
 from payfirst.pipeline.terms import Terms
-from payfirst.store import refunds, transactions, treasuries
+from payfirst.store import refunds, transaction_items, treasuries
 from payfirst.store.database import Connection, Pool, session, transaction
 from payfirst.store.refunds import DueRefund, NewRefund
 from payfirst.store.wake import OnChanged
@@ -290,7 +290,7 @@ class Refunder:
             data = contracts.encode_try_aggregate([(self._terms.asset, calls[one]) for one in ids])
 
         async def store_items(connection: Connection, transaction_id: int, tx_hash: TxHash) -> None:
-            await transactions.store_refund_items(connection, transaction_id, ids)
+            await transaction_items.store_refund_items(connection, transaction_id, ids)
             await refunds.mark_sent(
                 connection,
                 self._terms.network,

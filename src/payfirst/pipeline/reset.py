@@ -16,7 +16,7 @@ from payfirst.chain.blocks import Head
 from payfirst.chain.rpc import RpcClient, RpcRefused, RpcUnavailable
 from payfirst.lifecycle import MintStatus, PaymentStatus, TransactionState
 from payfirst.pipeline.reset_plan import ChainView, Mined, ResetStep, plan_reset
-from payfirst.store import audit_log, heads, resetting, story, transactions
+from payfirst.store import attempts, audit_log, heads, resetting, story
 from payfirst.store.database import Pool, session, transaction
 from payfirst.store.resetting import Unresolved
 from payfirst.store.story import Story
@@ -253,7 +253,7 @@ async def _send_again(pool: Pool, rpc: RpcClient, sent: Unresolved) -> str:
     except (RpcRefused, RpcUnavailable) as error:
         said = str(error)  # unknown, not failed: "already known" is no harm
     async with session(pool, "note a broadcast") as connection:
-        await transactions.note_broadcast(connection, newest.hash, error=said)
+        await attempts.note_broadcast(connection, newest.hash, error=said)
     did = f"sent the stored bytes of nonce {sent.nonce} again ({hex_text(newest.hash)})"
     return did if said is None else f"{did}; the node said: {said}"
 

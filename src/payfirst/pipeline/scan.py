@@ -12,11 +12,12 @@ from payfirst.chain.evidence import TRANSFER, PaidTransfer, minted_units, paid_t
 from payfirst.chain.rpc import RpcClient, RpcUnavailable
 from payfirst.pipeline.confirm_plan import BlockEvidence, Mined, PaymentKey
 from payfirst.pipeline.terms import Terms
-from payfirst.store import adoption, crediting, transactions
+from payfirst.store import adoption, crediting, transaction_items, transactions
 from payfirst.store.crediting import CreditCandidate
 from payfirst.store.database import Connection
 from payfirst.store.tokens import TokenFacts
-from payfirst.store.transactions import MintItem, PaymentItem, RefundItem, UnresolvedHash
+from payfirst.store.transaction_items import MintItem, PaymentItem, RefundItem
+from payfirst.store.transactions import UnresolvedHash
 from payfirst.units import Address, BlockHash, MintId, TxHash, hex_text
 
 NAME_CHARS_MAX = 100
@@ -153,10 +154,10 @@ async def _mined(
         return ()
     settles = [known.transaction_id for known, _ in ours if known.purpose == "settle"]
     mints = [known.transaction_id for known, _ in ours if known.purpose == "mint"]
-    payment_items = await transactions.payment_items(connection, settles) if settles else []
-    mint_items = await transactions.mint_items(connection, mints) if mints else []
+    payment_items = await transaction_items.payment_items(connection, settles) if settles else []
+    mint_items = await transaction_items.mint_items(connection, mints) if mints else []
     refunds = [known.transaction_id for known, _ in ours if known.purpose == "refund"]
-    refund_items = await transactions.refund_items(connection, refunds) if refunds else []
+    refund_items = await transaction_items.refund_items(connection, refunds) if refunds else []
     payments_of: dict[int, list[PaymentItem]] = {}
     mints_of: dict[int, list[MintItem]] = {}
     refunds_of: dict[int, list[RefundItem]] = {}

@@ -34,7 +34,7 @@ from payfirst.pipeline.settle_plan import (
     suspect_or_fail,
 )
 from payfirst.pipeline.terms import Terms
-from payfirst.store import settling, short_payers, tokens, transactions, wallets
+from payfirst.store import settling, short_payers, tokens, transaction_items, wallets
 from payfirst.store.database import Connection, Pool, session, transaction
 from payfirst.store.settling import Claim, ClaimedPayment, Failed, Postponed
 from payfirst.store.wake import OnChanged
@@ -197,7 +197,7 @@ class Settler:
             async def store_items(
                 connection: Connection, transaction_id: int, _tx_hash: TxHash, ids: Sequence[uuid.UUID] = ids
             ) -> None:
-                await transactions.store_payment_items(connection, transaction_id, ids)
+                await transaction_items.store_payment_items(connection, transaction_id, ids)
                 await settling.note_sent_again(connection, ids, claim=claim)
 
             sent = await self._outbox.send(**self._transaction(batch), store_items=store_items)
@@ -400,7 +400,7 @@ class Settler:
         ages_s: list[float] = []
 
         async def store_items(connection: Connection, transaction_id: int, tx_hash: TxHash) -> None:
-            await transactions.store_payment_items(connection, transaction_id, ids)
+            await transaction_items.store_payment_items(connection, transaction_id, ids)
             ages_s.extend(await settling.mark_sent(connection, batch.payments, tx_hash=tx_hash, claim=claim))
             # Last: the token's row is everybody's. Payments first, tokens second.
             if not await tokens.take_supply(connection, self._terms.network, units):

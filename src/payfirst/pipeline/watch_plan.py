@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from payfirst.store.transactions import InFlight
+from payfirst.store.attempts import InFlight
 from payfirst.units import UnixTime, Wei
 
 # A transaction that was handed to a node this recently is not looked for yet.

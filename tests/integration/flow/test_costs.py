@@ -12,7 +12,7 @@ from faults.rig.rpc_proxy import Asked, Call, Forward, rpc_proxy
 
 from payfirst.chain.abi import selector
 from payfirst.pipeline.accept import Acceptor
-from payfirst.store import crediting, database, mints, payments, settling, signers, tokens, transactions
+from payfirst.store import crediting, database, mints, payments, settling, signers, tokens, transaction_items
 from payfirst.store.database import Pool
 from payfirst.store.wake import PAYMENTS as PAYMENTS_CHANNEL
 from payfirst.store.wake import Notifier
@@ -29,11 +29,11 @@ MINT_GAS_MAX = 52_000  # to holders who have none yet; 17,100 less to those who 
 ONCE_A_BATCH = {
     "payers' unresolved value": settling.UNRESOLVED_BY_PAYER,
     "supply": tokens.TAKE_SUPPLY,
-    "items": transactions.STORE_PAYMENT_ITEMS,
+    "items": transaction_items.STORE_PAYMENT_ITEMS,
     "payments sent": settling.MARK_SENT,
     "completed": crediting.MARK_COMPLETED,
     "units": mints.INSERT_MINTS,
-    "units' items": transactions.STORE_MINT_ITEMS,
+    "units' items": transaction_items.STORE_MINT_ITEMS,
     "units sent": mints.MARK_MINTS_SENT,
     "minted": mints.MARK_MINTED,
 }

@@ -12,7 +12,8 @@ from payfirst.chain.evidence import MintedUnit, PaidTransfer
 from payfirst.lifecycle import Finality, PaymentStatus
 from payfirst.pipeline.confirm_plan import NO_CAUTION, BlockEvidence, BlockPlan, Caution, Mined, plan_block
 from payfirst.store.crediting import CreditCandidate
-from payfirst.store.transactions import MintItem, PaymentItem, UnresolvedHash
+from payfirst.store.transaction_items import MintItem, PaymentItem
+from payfirst.store.transactions import UnresolvedHash
 from payfirst.units import (
     Address,
     AtomicAmount,

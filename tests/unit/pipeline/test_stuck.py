@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from payfirst.pipeline.watch_plan import UNDERPRICED_S, Patience, Step, plan_in_flight
-from payfirst.store.transactions import InFlight
+from payfirst.store.attempts import InFlight
 from payfirst.units import AccountNonce, Address, Gas, TxHash, UnixTime, Wei
 
 NOW = UnixTime(1_000_000)
