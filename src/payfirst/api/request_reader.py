@@ -24,6 +24,7 @@ AHEAD_OF_ONE_READ_MAX: Final = 256
 
 NOT_HTTP = "This is no HTTP/1.1 request: {}. Send it again as RFC 9112 has it."
 OTHER_VERSION = "its version is another"
+ONE_HOST = "it names no host or several, where one Host header is due"
 HEAD_TOO_LARGE = f"The head of a request may have {HEAD_BYTES_MAX} bytes. Send only the headers that are needed."
 TOO_FAR_AHEAD = "More requests were sent ahead than are kept: read the answers first, and send the rest again."
 
@@ -61,6 +62,7 @@ class RequestReader:
         self._headers: list[Header] = []
         self._expects = False
         self._has_coding = False
+        self._hosts = 0
 
     def close(self) -> None:
         """No more is fed. What refers to us, or to the connection that has us, is let go: no cycle is left."""
@@ -96,6 +98,7 @@ class RequestReader:
         self._made_nothing_bytes = 0
         self.has_open_head = self.began_a_head = True
         self._expects = self._has_coding = False
+        self._hosts = 0
 
     def on_url(self, url: bytes) -> None:
         """A part of the request's target."""
@@ -111,6 +114,8 @@ class RequestReader:
             self._expects = True
         elif name == b"transfer-encoding":
             self._has_coding = True
+        elif name == b"host":
+            self._hosts += 1
         self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
@@ -121,6 +126,10 @@ class RequestReader:
         version = parser.get_http_version()
         if version not in _VERSIONS:
             raise NotRead(problems.problem(400, "invalid_request", NOT_HTTP.format(OTHER_VERSION)))
+        is_new = version == "1.1"
+        if self._hosts > 1 or (is_new and not self._hosts):
+            # A proxy may have gone by another of them than whoever reads it here (RFC 9112, 3.2).
+            raise NotRead(problems.problem(400, "invalid_request", NOT_HTTP.format(ONE_HOST)))
         if len(self._headers) > HEADERS_MAX or (self._is_large_read and _bytes_of(self._headers) > HEAD_BYTES_MAX):
             raise NotRead(_head_too_large())
         if len(self._exchanges) >= AHEAD_OF_ONE_READ_MAX:
@@ -140,7 +149,6 @@ class RequestReader:
             "client": self._client,
             "server": self._server,
         }
-        is_new = version == "1.1"
         # What an HTTP/1.0 proxy made of a coding it does not know may end anywhere (RFC 9112, 6.1).
         keeps_alive = parser.should_keep_alive() and (is_new or not self._has_coding)
         exchange = Exchange(self._wire, scope, keeps_alive=keeps_alive, expects=self._expects and is_new)

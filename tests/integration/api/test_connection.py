@@ -158,7 +158,7 @@ class Running:
 
     async def serves(self) -> bool:
         """Whether a new connection is answered."""
-        return (await self.say(b"GET / HTTP/1.1\r\n" + CLOSE)).startswith(b"HTTP/1.1 200 ")
+        return (await self.say(b"GET / HTTP/1.1\r\nHost: x\r\n" + CLOSE)).startswith(b"HTTP/1.1 200 ")
 
     async def say(self, *pieces: bytes, pause_s: float = 0.0) -> bytes:
         """Everything that is answered until the server ends the connection; the client's side stays open."""
@@ -220,7 +220,7 @@ async def test_one_connection_serves_many(served: Running) -> None:
             await writer.drain()
             await asyncio.sleep(0.001)
         assert json.loads((await one_answer(reader))[2])["body"] == "hello"
-        writer.write(b"GET /late HTTP/1.1\r\n\r\n" + post + get)
+        writer.write(b"GET /late HTTP/1.1\r\nHost: x\r\n\r\n" + post + get)
         served.app.may_answer.set()
         bodies = [(await one_answer(reader))[2] for _ in range(3)]
     assert bodies[0] == b"late"
@@ -234,7 +234,7 @@ async def test_more_than_is_parsed_ahead_is_answered(served: Running) -> None:
     many = 200
     async with served.client() as (reader, writer):
         for number in range(many):
-            writer.write(b"GET /%d HTTP/1.1\r\n\r\n" % number)
+            writer.write(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number)
             await asyncio.sleep(0)
         paths = [json.loads((await one_answer(reader))[2])["path"] for _ in range(many)]
     assert paths == [f"/{number}" for number in range(many)]
@@ -243,9 +243,12 @@ async def test_more_than_is_parsed_ahead_is_answered(served: Running) -> None:
 @pytest.mark.parametrize(
     ("said", "ends"),
     [
-        (b"GET / HTTP/1.1\r\n" + CLOSE, b"connection: close"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n" + CLOSE, b"connection: close"),
         (b"GET / HTTP/1.0\r\n\r\n", b"connection: close"),
-        (b"GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\nPRI * HTTP/2.0\r\n\r\n", b"connection: close"),
+        (
+            b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\nPRI * HTTP/2.0\r\n\r\n",
+            b"connection: close",
+        ),
     ],
 )
 async def test_the_connection_ends_when_the_client_says_so(served: Running, said: bytes, ends: bytes) -> None:
@@ -270,35 +273,35 @@ async def test_http_1_0_may_keep_its_connection(served: Running) -> None:
 
 async def test_an_answer_in_pieces_is_chunked(served: Running) -> None:
     """An empty piece does not end it; a HEAD has its head only, and the connection goes on."""
-    answered = await served.say(b"GET /pieces HTTP/1.1\r\n" + CLOSE)
+    answered = await served.say(b"GET /pieces HTTP/1.1\r\nHost: x\r\n" + CLOSE)
     assert answered.endswith(b"\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
     async with served.client() as (reader, writer):
         for path, length in ((b"/pieces", None), (b"/", "56")):
-            writer.write(b"HEAD %b HTTP/1.1\r\n\r\n" % path)
+            writer.write(b"HEAD %b HTTP/1.1\r\nHost: x\r\n\r\n" % path)
             async with asyncio.timeout(WITHIN_S):
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
             assert ("transfer-encoding: chunked" in head) == (length is None)
             assert (f"content-length: {length}" in head) == (length is not None)
-        writer.write(b"GET /nothing-in-pieces HTTP/1.1\r\n\r\n")
+        writer.write(b"GET /nothing-in-pieces HTTP/1.1\r\nHost: x\r\n\r\n")
         assert (await one_answer(reader))[0] == 304
-        writer.write(b"GET /nothing HTTP/1.1\r\n\r\n")
+        writer.write(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")
         status, headers, _ = await one_answer(reader)
         assert (status, "content-length" in headers) == (204, False)
-        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert (await one_answer(reader))[0] == 200
 
 
 async def test_a_body_in_chunks_is_put_together(served: Running) -> None:
     """With an extension and a trailer, which nobody asked for."""
     chunks = b"3;a=b\r\nabc\r\n2\r\nde\r\n0\r\nX-Trailer: t\r\n\r\n"
-    answered = await served.say(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + CLOSE + chunks)
+    answered = await served.say(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n" + CLOSE + chunks)
     assert json.loads(answered.partition(b"\r\n\r\n")[2])["body"] == "abcde"
     assert all(name != b"x-trailer" for name, _ in served.app.scopes[-1]["headers"])
 
 
 async def test_100_continue_comes_when_the_body_is_asked_for(served: Running) -> None:
     """And not where it is refused unread, nor to who sent it at once."""
-    asks = b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+    asks = b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
     async with served.client() as (reader, writer):
         writer.write(asks)
         async with asyncio.timeout(WITHIN_S):
@@ -315,7 +318,7 @@ async def test_who_is_answered_before_the_end_of_a_body_reads_the_answer(served:
     """Though it goes on sending for a while; then the connection ends, as it was told."""
     body = b"x" * 100_000
     answered = await served.say(
-        b"POST /unread HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (4 * len(body)), body, body, pause_s=0.05
+        b"POST /unread HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (4 * len(body)), body, body, pause_s=0.05
     )
     assert answered.startswith(b"HTTP/1.1 413 ")
     assert b"connection: close" in answered
@@ -326,11 +329,16 @@ MALFORMED = {
     "no HTTP": b"hello\r\n\r\n",
     "no version": b"GET /\r\n\r\n",
     "bare line feeds": b"GET / HTTP/1.1\nHost: x\n\n",
-    "two lengths": b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\na",
-    "a length and chunks": b"POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "a folded header": b"GET / HTTP/1.1\r\nX: a\r\n b\r\n\r\n",
-    "a space before the colon": b"GET / HTTP/1.1\r\nX : a\r\n\r\n",
-    "a zero byte": b"GET / HTTP/1.1\r\nX: a\0b\r\n\r\n",
+    "two lengths": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\na",
+    "a length and chunks": (
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    ),
+    "a folded header": b"GET / HTTP/1.1\r\nHost: x\r\nX: a\r\n b\r\n\r\n",
+    "a space before the colon": b"GET / HTTP/1.1\r\nHost: x\r\nX : a\r\n\r\n",
+    "no host": b"GET / HTTP/1.1\r\n\r\n",
+    "two hosts": b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
+    "two hosts, HTTP/1.0": b"GET / HTTP/1.0\r\nHost: x\r\nHost: y\r\n\r\n",
+    "a zero byte": b"GET / HTTP/1.1\r\nHost: x\r\nX: a\0b\r\n\r\n",
     "version 2 by its line": b"GET / HTTP/2.0\r\n\r\n",
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
 }
@@ -339,7 +347,7 @@ MALFORMED = {
 @pytest.mark.parametrize("said", MALFORMED.values(), ids=MALFORMED)
 async def test_what_is_no_http_is_refused_in_so_many_words(served: Running, said: bytes) -> None:
     """400, a problem document, and the end: nothing after it is read as a request (RFC 9112, 11.2)."""
-    answered = await served.say(said + b"GET /smuggled HTTP/1.1\r\n\r\n")
+    answered = await served.say(said + b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n")
     head, _, body = answered.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
     assert json.loads(body)["code"] == "invalid_request"
@@ -349,7 +357,7 @@ async def test_what_is_no_http_is_refused_in_so_many_words(served: Running, said
 async def test_a_request_before_a_malformed_one_is_answered_first(served: Running) -> None:
     """In their order."""
     async with served.client() as (reader, writer):
-        writer.write(b"GET /late HTTP/1.1\r\n\r\nhello\r\n\r\n")
+        writer.write(b"GET /late HTTP/1.1\r\nHost: x\r\n\r\nhello\r\n\r\n")
         await served.until_asked()
         served.app.may_answer.set()
         assert [(await one_answer(reader))[0] for _ in range(2)] == [200, 400]
@@ -360,7 +368,7 @@ async def test_a_request_before_a_malformed_one_is_answered_first(served: Runnin
 async def test_a_chunk_that_is_none_ends_the_body(served: Running) -> None:
     """The application is told that the rest will not come, and what it says is the answer."""
     answered = await served.say(
-        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", b"zz\r\n", pause_s=0.1
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", b"zz\r\n", pause_s=0.1
     )
     assert answered.startswith(b"HTTP/1.1 200 ")
     assert served.app.messages[-1]["type"] == "http.disconnect"
@@ -369,7 +377,10 @@ async def test_a_chunk_that_is_none_ends_the_body(served: Running) -> None:
 
 async def test_who_ended_its_side_is_still_answered(served: Running) -> None:
     """The application learns that nobody will send more; nothing is owed an answer that has no request."""
-    for said in (b"GET /watch HTTP/1.1\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nab"):
+    for said in (
+        b"GET /watch HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nab",
+    ):
         async with served.client() as (reader, writer), asyncio.timeout(WITHIN_S):
             writer.write(said)
             writer.write_eof()
@@ -384,13 +395,13 @@ async def test_who_ended_its_side_is_still_answered(served: Running) -> None:
 async def test_who_hangs_up_is_noticed(served: Running) -> None:
     """By an application that waits for it; its answer goes nowhere, and harms nobody."""
     async with served.client() as (_reader, writer):
-        writer.write(b"GET /watch HTTP/1.1\r\n\r\n")
+        writer.write(b"GET /watch HTTP/1.1\r\nHost: x\r\n\r\n")
         await served.until_asked()
         assert not served.app.may_answer.is_set()
     async with asyncio.timeout(WITHIN_S):
         await served.app.may_answer.wait()
     assert [message["type"] for message in served.app.messages] == ["http.request", "http.disconnect"]
-    assert (await served.say(b"GET / HTTP/1.1\r\n" + CLOSE)).startswith(b"HTTP/1.1 200 ")
+    assert (await served.say(b"GET / HTTP/1.1\r\nHost: x\r\n" + CLOSE)).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize("path", [b"/broken", b"/silent", b"/split"])
@@ -401,15 +412,15 @@ async def test_a_fault_of_the_application_cuts_its_connection_only(
     said = Said()
     monkeypatch.setattr(http, "log", said)
     with contextlib.suppress(ConnectionResetError):
-        assert await served.say(b"GET %b HTTP/1.1\r\n\r\n" % path) == b""
+        assert await served.say(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path) == b""
     assert [message.partition(":")[0] for message in said.messages] == ["A request was not answered to its end"]
-    assert (await served.say(b"GET / HTTP/1.1\r\n" + CLOSE)).startswith(b"HTTP/1.1 200 ")
+    assert (await served.say(b"GET / HTTP/1.1\r\nHost: x\r\n" + CLOSE)).startswith(b"HTTP/1.1 200 ")
 
 
 async def test_who_does_not_read_is_not_written_to_for_ever(served: Running) -> None:
     """The application waits for a slow reader, and goes on when it reads."""
     async with served.client() as (reader, writer):
-        writer.write(b"GET /large HTTP/1.1\r\n" + CLOSE)
+        writer.write(b"GET /large HTTP/1.1\r\nHost: x\r\n" + CLOSE)
         count = -1
         while count != len(served.app.messages):
             count = len(served.app.messages)
@@ -424,15 +435,15 @@ async def test_who_does_not_read_is_not_written_to_for_ever(served: Running) -> 
 
 async def test_a_head_has_its_limits(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """431 for one that is too large; the end for one that comes too slowly, and for who connects and says nothing."""
-    too_large = (b"GET / HTTP/1.1\r\nX: ", b"a" * request_reader.HEAD_BYTES_MAX, b"a")
+    too_large = (b"GET / HTTP/1.1\r\nHost: x\r\nX: ", b"a" * request_reader.HEAD_BYTES_MAX, b"a")
     answered = await served.say(*too_large, pause_s=0.05)
     assert answered.startswith(b"HTTP/1.1 431 ")
     assert json.loads(answered.partition(b"\r\n\r\n")[2])["code"] == "header_too_large"
     monkeypatch.setattr(http, "HEAD_TIMEOUT_S", 1.0)
-    assert await served.say(b"GET / HTTP/1.1\r\n", b"X: y\r\n", b"Z: ", pause_s=0.1) == b""
+    assert await served.say(b"GET / HTTP/1.1\r\nHost: x\r\n", b"X: y\r\n", b"Z: ", pause_s=0.1) == b""
     assert await served.say() == b""
     async with served.client() as (reader, writer):
-        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert (await one_answer(reader))[0] == 200
         writer.write(b"GET / HT")
         async with asyncio.timeout(WITHIN_S):
@@ -442,11 +453,11 @@ async def test_a_head_has_its_limits(served: Running, monkeypatch: pytest.Monkey
 
 LARGE = b"y" * 30_000
 ENDLESS = {
-    "a trailer": (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ", LARGE),
-    "a chunk's extension": (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5;x=", LARGE),
+    "a trailer": (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ", LARGE),
+    "a chunk's extension": (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5;x=", LARGE),
     "line ends": (b"\r\n", b"\r\n" * 15_000),
-    "a header": (b"GET / HTTP/1.1\r\nX: ", LARGE),
-    "requests ahead": (b"GET /late HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n" * 1_000),
+    "a header": (b"GET / HTTP/1.1\r\nHost: x\r\nX: ", LARGE),
+    "requests ahead": (b"GET /late HTTP/1.1\r\nHost: x\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 1_000),
 }
 
 
@@ -465,7 +476,7 @@ async def test_nothing_endless_is_kept(served: Running, first: bytes, more: byte
                 await asyncio.sleep(0)
     assert sent < 10_000_000
     assert len(served.app.scopes) <= 1 + request_reader.AHEAD_OF_ONE_READ_MAX
-    assert (await served.say(b"GET / HTTP/1.1\r\n" + CLOSE)).startswith(b"HTTP/1.1 200 ")
+    assert (await served.say(b"GET / HTTP/1.1\r\nHost: x\r\n" + CLOSE)).startswith(b"HTTP/1.1 200 ")
 
 
 async def test_many_headers_are_too_many_in_one_piece_too(served: Running) -> None:
@@ -474,7 +485,7 @@ async def test_many_headers_are_too_many_in_one_piece_too(served: Running) -> No
         b"X: y\r\n" * (request_reader.HEADERS_MAX + 1),
         b"X: " + b"y" * request_reader.HEAD_BYTES_MAX + b"\r\n",
     ):
-        answered = await served.say(b"GET / HTTP/1.1\r\n" + headers + b"\r\n")
+        answered = await served.say(b"GET / HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n")
         assert answered.startswith(b"HTTP/1.1 431 ")
     assert not served.app.scopes
 
@@ -482,9 +493,9 @@ async def test_many_headers_are_too_many_in_one_piece_too(served: Running) -> No
 async def test_a_head_behind_a_large_body_is_its_own(served: Running) -> None:
     """Read in one piece with the body before it, and with a rest that comes later."""
     body = b"z" * 2 * request_reader.HEAD_BYTES_MAX
-    post = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    post = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     async with served.client() as (reader, writer):
-        for piece in (post[:20], post[20:] + b"GET /next HT", b"TP/1.1\r\n\r\n"):
+        for piece in (post[:20], post[20:] + b"GET /next HT", b"TP/1.1\r\nHost: x\r\n\r\n"):
             writer.write(piece)
             await asyncio.sleep(0.1)
         statuses = [(await one_answer(reader))[0] for _ in range(2)]
@@ -495,7 +506,7 @@ async def test_who_stops_reading_is_given_up(served: Running, monkeypatch: pytes
     """The application hears of it: what waits for such a client holds up no stop."""
     monkeypatch.setattr(http, "STALLED_S", 0.3)
     async with served.client() as (reader, writer):
-        writer.write(b"GET /large HTTP/1.1\r\n\r\n")
+        writer.write(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
         await asyncio.sleep(3)
         served.app.may_answer.set()
         received = b""
@@ -513,9 +524,9 @@ async def test_nothing_of_a_connection_is_left(served: Running) -> None:
     gc.disable()
     try:
         for said in (
-            b"GET / HTTP/1.1\r\n\r\n",
-            b"POST /unread HTTP/1.1\r\nContent-Length: 9\r\n\r\na",
-            b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\na",
+            b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"POST /unread HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\na",
+            b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\na",
             b"hello\r\n\r\n",
         ):
             async with served.client() as (reader, writer):
@@ -533,7 +544,7 @@ async def test_nothing_of_a_connection_is_left(served: Running) -> None:
 
 async def test_no_100_continue_in_the_midst_of_an_answer(served: Running) -> None:
     """An application that asks for the body after it has begun to answer."""
-    asks = b"POST /answering HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+    asks = b"POST /answering HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
     answered = await served.say(asks, b"hi", pause_s=0.2)
     assert answered.startswith(b"HTTP/1.1 200 ")
     assert b" 100 " not in answered
@@ -553,7 +564,7 @@ async def test_an_idle_connection_ends(served: Running, monkeypatch: pytest.Monk
     """Between requests, not during one."""
     monkeypatch.setattr(http, "IDLE_S", 0.2)
     async with served.client() as (reader, writer):
-        writer.write(b"GET /late HTTP/1.1\r\n\r\n")
+        writer.write(b"GET /late HTTP/1.1\r\nHost: x\r\n\r\n")
         await asyncio.sleep(2.5)
         served.app.may_answer.set()
         assert (await one_answer(reader))[2] == b"late"
@@ -565,7 +576,7 @@ async def test_too_many_at_once_are_told_so() -> None:
     """503 with `Retry-After`; one that leaves makes room."""
     async with running(connections_max=2) as served:
         async with served.client() as (reader, writer), served.client():
-            writer.write(b"GET / HTTP/1.1\r\n\r\n")
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             assert (await one_answer(reader))[0] == 200
             refused = await served.say()
             assert refused.startswith(b"HTTP/1.1 503 ")
@@ -578,7 +589,7 @@ async def test_too_many_at_once_are_told_so() -> None:
 async def test_a_stop_ends_idle_connections_and_answers_the_others(served: Running) -> None:
     """What is owed is answered, with the word that the connection ends."""
     async with served.client() as (idle_reader, _), served.client() as (reader, writer):
-        writer.write(b"GET /late HTTP/1.1\r\n\r\n")
+        writer.write(b"GET /late HTTP/1.1\r\nHost: x\r\n\r\n")
         await served.until_asked()
         served.stop.set()
         async with asyncio.timeout(WITHIN_S):
@@ -617,8 +628,8 @@ async def test_an_application_that_cannot_start_is_not_served() -> None:
 
 async def test_the_target_may_name_its_host(served: Running) -> None:
     """As proxies send it; CONNECT, which names nothing else, is refused by the application like any unknown path."""
-    answered = await served.say(b"GET http://shop.example/a?b=c HTTP/1.1\r\n" + CLOSE)
+    answered = await served.say(b"GET http://shop.example/a?b=c HTTP/1.1\r\nHost: x\r\n" + CLOSE)
     said = json.loads(answered.partition(b"\r\n\r\n")[2])
     assert (said["path"], said["query"]) == ("/a", "b=c")
-    answered = await served.say(b"CONNECT shop.example:443 HTTP/1.1\r\n\r\n")
+    answered = await served.say(b"CONNECT shop.example:443 HTTP/1.1\r\nHost: x\r\n\r\n")
     assert json.loads(answered.partition(b"\r\n\r\n")[2])["path"] == ""
