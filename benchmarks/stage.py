@@ -40,8 +40,9 @@ from payfirst.units import (
     keccak,
 )
 
-# Twice the depth of finality here: five minutes at 1,000 a second would take 20 GB of anvil.
-BLOCKS_KEPT = 128
+# Five minutes at 1,000 a second would take anvil 20 GB otherwise: it keeps each transaction with its trace (twice the
+# depth of finality stays), and a whole copy of the chain's state for each block (the workers ask for the newest only).
+BLOCKS_KEPT, STATES_KEPT = 128, 16
 PAYER_FUNDS = AtomicAmount(10**12)
 MAX_MINT_COUNT = 10**9
 SIGN_S_MAX = 300.0
@@ -124,7 +125,9 @@ async def open_stage(shape: Shape) -> AsyncIterator[Stage]:
         stack.push_async_callback(asyncio.to_thread, server.stop)
         url = await asyncio.to_thread(server.start)
         await asyncio.to_thread(migrate.upgrade, url)
-        chain = await stack.enter_async_context(LocalChain(block_time_s=shape.block_s, blocks_kept=BLOCKS_KEPT))
+        chain = await stack.enter_async_context(
+            LocalChain(block_time_s=shape.block_s, blocks_kept=BLOCKS_KEPT, states_kept=STATES_KEPT)
+        )
         count = shape.workers * shape.signers
         settlers, minters = people("settle signer", count), people("mint signer", count)
         await chain.fund_gas([s.address for s in (*settlers, *minters)], GAS_FUNDS)
