@@ -40,8 +40,8 @@ from payfirst.units import (
     keccak,
 )
 
-# Five minutes at 1,000 a second would take anvil 20 GB otherwise: it keeps each transaction with its trace (twice the
-# depth of finality stays), and a whole copy of the chain's state for each block (the workers ask for the newest only).
+# Five minutes at 1,000 a second would take anvil 20 GB otherwise: it keeps a copy of the whole state for each block
+# (the workers ask for the newest ones only), and each transaction with its trace (twice the depth of finality stays).
 BLOCKS_KEPT, STATES_KEPT = 128, 16
 PAYER_FUNDS = AtomicAmount(10**12)
 MAX_MINT_COUNT = 10**9
