@@ -20,10 +20,11 @@ from payfirst.x402.verify import verify
 SECONDS = 0.3
 CHUNK = 20
 PAGE = bytes(8_192)
+CALLS = 1_000
 
 
 def section(*, repeats: int) -> dict[str, Figure]:
-    """Recoveries and fsyncs a second on one core, and microseconds for decoding and verifying one payment."""
+    """Recoveries, fsyncs and calls of Python a second on one core, and microseconds for decoding and verifying."""
     asset = Asset(
         network=network_from_text("eip155:84532"), address=Address(b"\x03" * 20), name="USDC", version="2", decimals=6
     )
@@ -46,6 +47,7 @@ def section(*, repeats: int) -> dict[str, Figure]:
     return {
         "recoveries_per_s": Figure.of(recoveries),
         "verify_us": Figure.of(verifications),
+        "python_calls_per_s": Figure.of([CALLS * _a_second(_calls) for _ in range(repeats)]),
         "fsyncs_per_s": Figure.of([_fsyncs() for _ in range(repeats)]),
     }
 
@@ -59,6 +61,22 @@ def _a_second(act: Callable[[], object]) -> float:
             act()
         best = min(best, time.perf_counter() - started)
     return CHUNK / best
+
+
+class _Called:
+    def one(self, number: int) -> int:
+        return _two({"number": number})
+
+
+def _two(said: dict[str, int]) -> int:
+    return said["number"] + 1
+
+
+def _calls() -> None:
+    """CALLS of a method and a function: what a build of Python is worth, as most of what payfirst does is calls."""
+    called, number = _Called(), 0
+    for _ in range(CALLS // 2):
+        number = called.one(number)
 
 
 def _fsyncs() -> float:
