@@ -40,9 +40,9 @@ from payfirst.units import (
     keccak,
 )
 
-# Five minutes at 1,000 a second would take anvil 20 GB otherwise: it keeps a copy of the whole state for each block
-# (the workers ask for the newest ones only), and each transaction with its trace (twice the depth of finality stays).
-BLOCKS_KEPT, STATES_KEPT = 128, 16
+# anvil keeps each transaction with its trace (twice the depth of finality stays), and a copy of the whole state for
+# each block: gigabytes after 100,000 payments, but workers may ask for that of a hundred blocks ago (`scan.STATES_KEPT`).
+BLOCKS_KEPT, STATES_KEPT = 128, 104
 PAYER_FUNDS = AtomicAmount(10**12)
 MAX_MINT_COUNT = 10**9
 SIGN_S_MAX = 300.0

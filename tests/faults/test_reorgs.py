@@ -88,6 +88,8 @@ async def test_fault_20_with_room_for_one_transaction_what_a_reorg_took_goes_fir
     )
     assert [payer for (payer,) in payers] == [hex_text(submitter.address), hex_text(buyer.address)]
     assert [items for _, items, _ in await rig.gas_used("settle")] == [1, 1]
+    first, second = await rig.pool.fetch("SELECT * FROM chain_transactions WHERE purpose = 'settle' ORDER BY id")
+    assert second["created_at"] >= first["confirmed_at"]  # never two unresolved
     await rig.check_invariants(in_order=False)
 
 

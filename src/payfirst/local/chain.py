@@ -238,7 +238,7 @@ class LocalChain:
 
         Without `gas` the node estimates it, so a call that reverts raises RpcRefused with the revert data;
         with `gas` it is mined all the same and the receipt says so. Give `gas` where inner failures are
-        tolerated (aggregate3): an estimate settles for the least gas that does not revert the whole.
+        tolerated (aggregate3, tryAggregate): an estimate settles for the least gas that does not revert the whole.
         """
         return await self._send(to, data, key, gas=gas)
 

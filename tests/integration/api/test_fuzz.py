@@ -340,7 +340,7 @@ RAW = [
     b"CONNECT shop.example:443 HTTP/1.1\r\nHost: x\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: x\r\nX:\x00\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: x\r\n folded\r\n\r\n",
-    b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 5_000 + b"\r\n",
+    b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 5_000 + b"\r\n",
     b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
     HEAD + b"Content-Length: -1\r\n\r\n",
     HEAD + b"Content-Length: 1, 2\r\n\r\n{}",

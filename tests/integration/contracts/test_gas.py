@@ -18,7 +18,7 @@ from .token import Token
 ENOUGH_GAS = 16_000_000
 
 
-@pytest.mark.parametrize(("payments", "gas_max"), [(50, 45_900), (100, 45_400)])
+@pytest.mark.parametrize(("payments", "gas_max"), [(50, 45_400), (100, 45_050)])
 async def test_settling_a_batch(chain: LocalChain, coin: Coin, payments: int, gas_max: int) -> None:
     """A payment of its own payer in a batch, the seller having some money already."""
     roles = [f"payer {number}" for number in range(payments)]

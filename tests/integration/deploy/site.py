@@ -29,7 +29,7 @@ STOP_TIMEOUT_S = 40
 READY_TIMEOUT_S = 90
 BUYERS = 40
 EVERY_S = 0.1
-# A hundred buyers who ask ten times a second leave the releases under test no processor.
+# A hundred orders that are asked for again ten times a second leave the releases under test no processor.
 AGAIN_S, ATTEMPTS = 0.5, 120
 LOOK_S = 0.05
 

@@ -119,10 +119,11 @@ def test_what_a_batch_carried_is_read_back_in_order(encode: Callable[[list[tuple
     assert authorizations_in(ASSET, transfer(*pairs[1]), asset=ASSET, multicall3=MULTICALL) == pairs[1:]
 
 
+@pytest.mark.parametrize("encode", [contracts.encode_try_aggregate, contracts.encode_aggregate3])
 @pytest.mark.parametrize("to", [None, TOKEN, MULTICALL])
-def test_other_calls_carry_nothing(to: Address | None) -> None:
+def test_other_calls_carry_nothing(to: Address | None, encode: Callable[[list[tuple[Address, bytes]]], bytes]) -> None:
     """The creation of a contract, another contract, and a batch that is cut off."""
-    data = contracts.encode_try_aggregate([(ASSET, transfer(PAYERS[0], NONCES[0]))])
+    data = encode([(ASSET, transfer(PAYERS[0], NONCES[0]))])
     cut = data[:100] if to == MULTICALL else data
     assert authorizations_in(to, cut, asset=ASSET, multicall3=MULTICALL) == []
 
