@@ -41,7 +41,7 @@ from payfirst.units import (
 )
 
 # anvil keeps each transaction with its trace (twice the depth of finality stays), and a copy of the whole state for
-# each block: gigabytes after 100,000 payments, but workers may ask for that of a hundred blocks ago (`scan.STATES_KEPT`).
+# each block: gigabytes after 100,000 payments, but workers may ask for that of 100 blocks ago (`scan.STATES_KEPT`).
 BLOCKS_KEPT, STATES_KEPT = 128, 104
 PAYER_FUNDS = AtomicAmount(10**12)
 MAX_MINT_COUNT = 10**9
