@@ -109,15 +109,7 @@ def encode_try_aggregate(calls: Sequence[tuple[Address, bytes]]) -> bytes:
     A call that reverts leaves the others alone. For what is sent: without aggregate3's flag for each call, one costs
     160 gas less. Both return the same.
     """
-    offset = _WORD * len(calls)
-    offsets: list[bytes] = []
-    parts: list[bytes] = []
-    for target, data in calls:
-        offsets.append(offset.to_bytes(_WORD))
-        padded = data + bytes(-len(data) % _WORD)
-        parts += (_PAD, target, _BYTES_IN_PAIR, len(data).to_bytes(_WORD), padded)
-        offset += 3 * _WORD + len(padded)
-    return b"".join((_TRY_AGGREGATE, _FALSE, _SECOND_ARGUMENT, len(calls).to_bytes(_WORD), *offsets, *parts))
+    return b"".join((_TRY_AGGREGATE, _FALSE, _SECOND_ARGUMENT, *_call_array(calls, _BYTES_IN_PAIR)))
 
 
 def encode_aggregate3(calls: Sequence[tuple[Address, bytes]], *, allow_failure: bool = True) -> bytes:
@@ -126,15 +118,20 @@ def encode_aggregate3(calls: Sequence[tuple[Address, bytes]], *, allow_failure: 
     With `allow_failure` a call that reverts leaves the others alone; without, it reverts all.
     """
     flag = _TRUE if allow_failure else _FALSE
+    return b"".join((_AGGREGATE3, _ONE_ARGUMENT, *_call_array(calls, flag + _BYTES_IN_CALL)))
+
+
+def _call_array(calls: Sequence[tuple[Address, bytes]], middle: bytes) -> list[bytes]:
+    """The array in words: its length, where each call begins, and each call, with `middle` behind its target."""
     offset = _WORD * len(calls)
     offsets: list[bytes] = []
     parts: list[bytes] = []
     for target, data in calls:
         offsets.append(offset.to_bytes(_WORD))
         padded = data + bytes(-len(data) % _WORD)
-        parts += (_PAD, target, flag, _BYTES_IN_CALL, len(data).to_bytes(_WORD), padded)
-        offset += 4 * _WORD + len(padded)
-    return b"".join((_AGGREGATE3, _ONE_ARGUMENT, len(calls).to_bytes(_WORD), *offsets, *parts))
+        parts += (_PAD, target, middle, len(data).to_bytes(_WORD), padded)
+        offset += 2 * _WORD + len(middle) + len(padded)
+    return [len(calls).to_bytes(_WORD), *offsets, *parts]
 
 
 _ONE_ARGUMENT = _WORD.to_bytes(_WORD)  # a dynamic argument begins right after its own offset
