@@ -41,7 +41,8 @@ from payfirst.units import (
 )
 
 # anvil keeps each transaction with its trace (twice the depth of finality stays), and a copy of the whole state for
-# each block: gigabytes after 100,000 payments, but workers may ask for that of 100 blocks ago (`scan.STATES_KEPT`).
+# each block: gigabytes after 100,000 payments, but workers may ask for that of 100 blocks ago (`scan.STATES_KEPT`). It
+# begins at the head of another chain, as otherwise a block costs anvil more the more storage there is.
 BLOCKS_KEPT, STATES_KEPT = 128, 104
 PAYER_FUNDS = AtomicAmount(10**12)
 MAX_MINT_COUNT = 10**9
@@ -58,6 +59,9 @@ LIMITS = {
     "PAYFIRST_PAYMENTS__PAYER_OUTSTANDING_MAX": "10000000",
     "PAYFIRST_PAYMENTS__DRAIN_RATE_FLOOR_PER_S": "1000000",
 }
+
+# How the local stablecoin describes itself: here it is not where Base Sepolia has USDC, which is known by its address.
+ASSET = {"PAYFIRST_ASSET__NAME": "USDC", "PAYFIRST_ASSET__VERSION": "2", "PAYFIRST_ASSET__DECIMALS": "6"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +129,11 @@ async def open_stage(shape: Shape) -> AsyncIterator[Stage]:
         stack.push_async_callback(asyncio.to_thread, server.stop)
         url = await asyncio.to_thread(server.start)
         await asyncio.to_thread(migrate.upgrade, url)
+        origin = await stack.enter_async_context(LocalChain(block_time_s=None))
         chain = await stack.enter_async_context(
-            LocalChain(block_time_s=shape.block_s, blocks_kept=BLOCKS_KEPT, states_kept=STATES_KEPT)
+            LocalChain(
+                block_time_s=shape.block_s, blocks_kept=BLOCKS_KEPT, states_kept=STATES_KEPT, fork_url=origin.url
+            )
         )
         count = shape.workers * shape.signers
         settlers, minters = people("settle signer", count), people("mint signer", count)
@@ -144,7 +151,8 @@ async def open_stage(shape: Shape) -> AsyncIterator[Stage]:
         # Any port: two servers that start at the same time on one port would share it, and each other's payments.
         path.write_text(settings_text(folder, port=free_port(0), rpc_url=chain.url), encoding="utf-8")
         ours = {n: v for n, v in os.environ.items() if not n.startswith("PAYFIRST_")}
-        environment = {**ours, **LIMITS, **shape.variables, "DATABASE_URL": url, "PAYFIRST_CONFIG": str(path)}
+        environment = {**ours, **LIMITS, **ASSET, **shape.variables, "DATABASE_URL": url, "PAYFIRST_CONFIG": str(path)}
+        environment["PAYFIRST_ASSET__ADDRESS"] = checksum_address(chain.usdc)
         environment["PAYFIRST_SERVER__PROCESSES"] = str(shape.apis)
         config = configuration.load(path, role="tool", environ=configuration.without_keys(environment))
         pool = await database.connect(url, name="bench", size=4)

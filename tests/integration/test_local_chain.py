@@ -107,6 +107,32 @@ async def test_head_is_never_the_genesis_block(still: LocalChain) -> None:
     assert decode_result(["uint256"], answer) == (head.time,)
 
 
+async def test_one_that_begins_at_the_head_of_another_is_its_own(still: LocalChain) -> None:
+    """It has a stablecoin of its own, which works; what happens on it does not happen on the other."""
+    async with LocalChain(block_time_s=None, fork_url=still.url) as chain:
+        assert chain.usdc != still.usdc
+        assert (await chain.rpc.head()).number > (before := (await still.rpc.head()).number)
+        await chain.fund_usdc([SOMEBODY], AtomicAmount(7))
+        balance = encode_call("balanceOf(address)", SOMEBODY)
+        assert decode_result(["uint256"], await chain.call(chain.usdc, balance)) == (7,)
+        assert decode_result(["uint256"], await still.call(still.usdc, balance)) == (0,)
+        time_there = decode_result(["uint256"], await chain.call(MULTICALL3, encode_call("getCurrentBlockTimestamp()")))
+        assert time_there == ((await chain.rpc.head()).time,)
+        assert (await still.rpc.head()).number == before
+
+
+async def test_its_blocks_make_no_trie_of_all_there_is(still: LocalChain) -> None:
+    """That is what makes a block cost the same however much the chain holds; the other has a root in each."""
+    async with LocalChain(block_time_s=None, fork_url=still.url) as chain:
+        roots = []
+        for each in (still, chain):
+            await each.mine(1)
+            block = await each.rpc.call("eth_getBlockByNumber", "latest", False, result=dict[str, object])
+            roots.append(int(str(block["stateRoot"]), 16))
+        assert roots[0]
+        assert not roots[1]
+
+
 async def test_safe_and_finalized_follow_the_head(still: LocalChain) -> None:
     """Safe is one block behind, finalized two."""
     await still.mine(10)

@@ -82,6 +82,10 @@ class LocalChain:
     own: every method that sends also mines, and `mine` does the rest. anvil keeps a copy of the whole state for
     each of the newest `states_kept` blocks, which comes to gigabytes after 100,000 payments, and every transaction with
     its trace, 3.5 kB a payment and mint; with `blocks_kept` those of the newest blocks only.
+
+    It also puts all storage into a new trie for each block, unless the chain begins at the head of another one of the
+    same id, `fork_url`: then blocks cost nearly the same however much it holds, and have no state root. Each slot of
+    what is there or set in place would be asked of that chain, so the stablecoin is deployed; `usdc` says where.
     """
 
     def __init__(
@@ -92,6 +96,7 @@ class LocalChain:
         block_gas: int = BLOCK_GAS,
         states_kept: int = STATES_KEPT,
         blocks_kept: int | None = None,
+        fork_url: str | None = None,
     ) -> None:
         self.chain_id = CHAIN_ID
         self.multicall3 = MULTICALL3
@@ -102,6 +107,7 @@ class LocalChain:
         self._block_gas = block_gas
         self._states_kept = states_kept
         self._blocks_kept = blocks_kept
+        self._fork_url = fork_url
         self._mines_itself = block_time_s is not None
         self._process: subprocess.Popen[bytes] | None = None
         self._output: IO[bytes] | None = None
@@ -177,13 +183,14 @@ class LocalChain:
     def _spawn(self, binary: Path) -> None:
         mining = ["--no-mining"] if self._block_time_s is None else ["--block-time", f"{self._block_time_s:g}"]
         keeping = [] if self._blocks_kept is None else ["--transaction-block-keeper", str(self._blocks_kept)]
+        forking = [] if self._fork_url is None else ["--fork-url", self._fork_url, "--no-storage-caching"]
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
         self._process = subprocess.Popen(  # noqa: S603 - anvil as found, arguments of our own
             [
                 str(binary), "--quiet", "--host", HOST, "--port", str(self._port), "--chain-id", str(self.chain_id),
                 *mining, "--order", "fifo", "--gas-limit", str(self._block_gas), "--accounts", "0",
                 "--slots-in-an-epoch", str(SLOTS_IN_AN_EPOCH), "--prune-history", str(self._states_kept), "--no-cors",
-                *keeping,
+                *keeping, *forking,
             ],
             stdin=subprocess.DEVNULL, stdout=self._output, stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C is payfirst's to handle
@@ -217,9 +224,12 @@ class LocalChain:
     async def _set_up(self) -> None:
         owner = _address(DEV_OWNER_KEY)
         await self.set_code(self.multicall3, artifact("Multicall3").runtime)
-        await self.set_code(self.usdc, artifact("DevStablecoin").runtime)
-        await self._do("anvil_setStorageAt", hex_text(self.usdc), _word(USDC_OWNER_SLOT), _word(int.from_bytes(owner)))
         await self.fund_gas([owner], _DEPLOYER_GAS)
+        if self._fork_url is None:
+            await self.set_code(self.usdc, artifact("DevStablecoin").runtime)
+        else:
+            self.usdc = await self.deploy("DevStablecoin")
+        await self._do("anvil_setStorageAt", hex_text(self.usdc), _word(USDC_OWNER_SLOT), _word(int.from_bytes(owner)))
         # A call at anvil's genesis block sees timestamp 1: nobody should ever look there.
         await self.mine(1)
 
