@@ -89,10 +89,15 @@ def uuid7(*, now_ms: int, random_bits: int) -> uuid.UUID:
 
     `random_bits` is the caller's, because this module is pure; only its low 74 bits are used.
     """
+    return uuid.UUID(bytes=uuid7_bytes(now_ms=now_ms, random_bits=random_bits))
+
+
+def uuid7_bytes(*, now_ms: int, random_bits: int) -> bytes:
+    """The 16 bytes of `uuid7`."""
     rand_a = (random_bits >> 62) & 0xFFF
     rand_b = random_bits & ((1 << 62) - 1)
     value = (now_ms & ((1 << 48) - 1)) << 80 | 0x7 << 76 | rand_a << 64 | 0b10 << 62 | rand_b
-    return uuid.UUID(int=value)
+    return value.to_bytes(16)
 
 
 def format_units(amount: AtomicAmount, *, decimals: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
 from typing import Literal
@@ -37,6 +36,7 @@ from payfirst.lifecycle import PaymentStatus
 from payfirst.pipeline.accept import Accepted, AuthorizationReused, OutcomeUnknown
 from payfirst.pipeline.admission import NotNow
 from payfirst.store import payments
+from payfirst.store.ids import Ids
 from payfirst.store.payments import NewPayment
 from payfirst.store.tokens import Token
 from payfirst.units import (
@@ -46,7 +46,6 @@ from payfirst.units import (
     AuthorizationNonce,
     UnixTime,
     checksum_address,
-    uuid7,
 )
 from payfirst.x402.eip712 import Asset, recover_signer, transfer_digest
 from payfirst.x402.payload import PaymentPayload
@@ -55,8 +54,6 @@ from payfirst.x402.responses import SETTLEMENT_HEADER_NAMES, payment_required, s
 from payfirst.x402.verify import KEY_SIGNATURE_BYTES, BadSignature, InvalidPayment, verify
 
 OFFERS_KEPT_MAX = 4_096
-ID_RANDOM_BYTES = 10
-IDS_DRAWN_AT_ONCE = 256
 
 NO_PAYMENT = "payment_required"
 PAY_BY_HEADER = (
@@ -101,7 +98,7 @@ class MintRoute:
         self._max_timeout_s = config.payments.max_timeout_seconds
         self._status_url = f"{self._base_url}/api/payment/"
         self._offers: dict[tuple[Address, AtomicAmount, int], PaymentRequirements] = {}
-        self._ids = PaymentIds()
+        self._ids = Ids()
         self._in_time = InTime()
         # Authorizations whose commit is under way: a look-up does not see them yet, and how many requests wait.
         self._storing: dict[tuple[Address, AuthorizationNonce], int] = {}
@@ -369,22 +366,6 @@ class MintRoute:
             resource=f"{self._base_url}{PREFIX}{checksum_address(token)}",
             description=description,
         )
-
-
-class PaymentIds:
-    """Version 7 UUIDs; randomness is drawn for many at once, because each draw is a system call."""
-
-    def __init__(self) -> None:
-        self._drawn = b""
-        self._at = 0
-
-    def draw(self) -> uuid.UUID:
-        """A new id of this millisecond."""
-        if self._at >= len(self._drawn):
-            self._drawn, self._at = os.urandom(ID_RANDOM_BYTES * IDS_DRAWN_AT_ONCE), 0
-        random_bits = int.from_bytes(self._drawn[self._at : self._at + ID_RANDOM_BYTES])
-        self._at += ID_RANDOM_BYTES
-        return uuid7(now_ms=time.time_ns() // 1_000_000, random_bits=random_bits)
 
 
 def _payment_required(requirements: PaymentRequirements, *, error: str, detail: str) -> Answer:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,12 +15,12 @@ from payfirst.pipeline.terms import Terms
 from payfirst.store import crediting, mints, owed, tokens
 from payfirst.store.crediting import Completion
 from payfirst.store.database import Connection
+from payfirst.store.ids import Ids
 from payfirst.store.mints import NewMint
 from payfirst.store.owed import Debt
-from payfirst.units import Address, uuid7
+from payfirst.units import Address
 from payfirst.x402.mint_id import mint_id
 
-ID_RANDOM_BYTES = 10
 NO_SUPPLY = "no_supply"
 NO_SUPPLY_SENTENCE = "The payment came after its supply had been given back, and the token is sold out."
 
@@ -40,13 +38,11 @@ async def write(connection: Connection, credits_: Sequence[Credit], *, block: He
     if not credits_:
         return []
     deliverable = await _reserve_late(connection, credits_, terms)
-    # All at once: each draw is a system call.
-    random = memoryview(os.urandom(ID_RANDOM_BYTES * sum(one.payment.quantity for one in credits_)))
+    ids = Ids()
     completions: list[Completion] = []
     new_mints: list[NewMint] = []
     for one in credits_:
-        drawn = random[len(new_mints) * ID_RANDOM_BYTES :]
-        units = _mint_rows(one, terms, delivered=one.payment.id in deliverable, random=drawn)
+        units = _mint_rows(one, terms, delivered=one.payment.id in deliverable, ids=ids)
         new_mints += units
         completions.append(
             completion(one, block, reserved=one.payment.id in deliverable, queue_ids=[str(u.id) for u in units])
@@ -106,17 +102,13 @@ def completion(one: Credit, block: Head, *, reserved: bool = True, queue_ids: Se
     )
 
 
-def _mint_rows(one: Credit, terms: Terms, *, delivered: bool, random: memoryview) -> list[NewMint]:
+def _mint_rows(one: Credit, terms: Terms, *, delivered: bool, ids: Ids) -> list[NewMint]:
     payment = one.payment
     # When anyone else submitted the authorization, only the payer is known to have wanted it.
     recipient = payment.recipient if one.ours else payment.payer
-    now_ms = time.time_ns() // 1_000_000
     return [
         NewMint(
-            id=uuid7(
-                now_ms=now_ms,
-                random_bits=int.from_bytes(random[unit * ID_RANDOM_BYTES : (unit + 1) * ID_RANDOM_BYTES]),
-            ),
+            id=ids.draw(),
             payment_id=payment.id,
             unit=unit,
             payment_tx_hash=one.transfer.tx_hash,

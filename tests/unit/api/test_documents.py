@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
-import time
 import uuid
 from typing import Any
 
@@ -14,7 +13,6 @@ import pytest
 
 from payfirst.api import problems
 from payfirst.api.documents import payment_document, seen, stats_document, token_document
-from payfirst.api.mint import IDS_DRAWN_AT_ONCE, PaymentIds
 from payfirst.errors import LeaseLost, PayerError, RetriedError, StoreUnavailable
 from payfirst.lifecycle import Finality, MintStatus, PaymentStatus
 from payfirst.pipeline.accept import AuthorizationReused, OutcomeUnknown
@@ -158,18 +156,6 @@ def test_each_refusal_has_its_status(error: PayerError | RetriedError, status: i
 def test_the_drivers_words_stay_inside() -> None:
     """What PostgreSQL or the driver said is for the log."""
     assert b"leaked" not in problems.refusal(StoreUnavailable("password leaked by the driver")).body
-
-
-def test_ids_are_new_and_in_order_of_time() -> None:
-    """Version 7, variant 10, of this millisecond, and never twice, across draws of randomness too."""
-    ids = PaymentIds()
-    before = time.time_ns() // 1_000_000
-    drawn = [ids.draw() for _ in range(3 * IDS_DRAWN_AT_ONCE)]
-    after = time.time_ns() // 1_000_000
-    assert len(set(drawn)) == len(drawn)
-    assert {(one.version, one.variant) for one in drawn} == {(7, uuid.RFC_4122)}
-    assert all(before <= one.int >> 80 <= after for one in drawn)
-    assert len({one.int & ((1 << 62) - 1) for one in drawn}) == len(drawn)
 
 
 def units(*statuses: MintStatus) -> tuple[ShownMint, ...]:
