@@ -15,17 +15,15 @@ from starlette.types import Message, Scope
 from payfirst.api.problems import Header
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus}
 _NO_BODY = frozenset({204, 304})
 
 
 def response_head(status: int, headers: Iterable[Header], date_line: bytes) -> bytes:
     """Status line and headers on the wire, with their empty line. Raises ValueError for a line break in a header."""
-    lines = [_STATUS_LINES[status]]
-    lines += [b"%b: %b\r\n" % header for header in headers]  # a generator here costs as much again
-    lines.append(date_line)
-    head = b"".join(lines)
-    if head.count(b"\n") != len(lines):
+    lines = list(map(b": ".join, headers))
+    head = b"\r\n".join((_STATUS_LINES[status], *lines, date_line))
+    if head.count(b"\n") != len(lines) + 2:
         raise ValueError("a header of the answer has a line break in it")
     return head + b"\r\n"
 
@@ -137,7 +135,7 @@ class Exchange:
         status: int = start["status"]
         self._has_body = status not in _NO_BODY and not self._is_head
         headers: list[Header] = list(start["headers"])
-        if status not in _NO_BODY and b"content-length" not in [name for name, _ in headers]:
+        if status not in _NO_BODY and b"content-length" not in dict(headers):
             if is_last:
                 headers.append((b"content-length", b"%d" % len(body)))
             elif self.scope["http_version"] == "1.1":

@@ -188,8 +188,8 @@ class MintRoute:
             raise
         finally:
             if not is_repeat:
-                service.admission.end(payment)
-            if may_be_new:
+                service.admission.end(payment, stored=may_be_new)
+            elif may_be_new:
                 service.admission.stored(payment)
         if not accepted.created:
             return await self._accepted_before(accepted, wanted.quantity, version)

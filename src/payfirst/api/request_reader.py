@@ -60,9 +60,6 @@ class RequestReader:
         # Of the head that is read:
         self._url = b""
         self._headers: list[Header] = []
-        self._expects = False
-        self._has_coding = False
-        self._hosts = 0
 
     def close(self) -> None:
         """No more is fed. What refers to us, or to the connection that has us, is let go: no cycle is left."""
@@ -97,8 +94,6 @@ class RequestReader:
         self._headers = []
         self._made_nothing_bytes = 0
         self.has_open_head = self.began_a_head = True
-        self._expects = self._has_coding = False
-        self._hosts = 0
 
     def on_url(self, url: bytes) -> None:
         """A part of the request's target."""
@@ -106,17 +101,8 @@ class RequestReader:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header, or one trailer after a body in chunks, which nobody asked for."""
-        if not self.has_open_head:
-            return
-        name = name.lower()
-        value = value.rstrip(b" \t")  # before it there is none left
-        if name == b"expect" and value.lower() == b"100-continue":
-            self._expects = True
-        elif name == b"transfer-encoding":
-            self._has_coding = True
-        elif name == b"host":
-            self._hosts += 1
-        self._headers.append((name, value))
+        if self.has_open_head:
+            self._headers.append((name.lower(), value.rstrip(b" \t")))  # before it there is none left
 
     def on_headers_complete(self) -> None:
         """The head is whole: there is a request."""
@@ -127,10 +113,13 @@ class RequestReader:
         if version not in _VERSIONS:
             raise NotRead(problems.problem(400, "invalid_request", NOT_HTTP.format(OTHER_VERSION)))
         is_new = version == "1.1"
-        if self._hosts > 1 or (is_new and not self._hosts):
+        headers = self._headers
+        names = [name for name, _ in headers]
+        hosts = names.count(b"host")
+        if hosts > 1 or (is_new and not hosts):
             # A proxy may have gone by another of them than whoever reads it here (RFC 9112, 3.2).
             raise NotRead(problems.problem(400, "invalid_request", NOT_HTTP.format(ONE_HOST)))
-        if len(self._headers) > HEADERS_MAX or (self._is_large_read and _bytes_of(self._headers) > HEAD_BYTES_MAX):
+        if len(headers) > HEADERS_MAX or (self._is_large_read and _bytes_of(headers) > HEAD_BYTES_MAX):
             raise NotRead(_head_too_large())
         if len(self._exchanges) >= AHEAD_OF_ONE_READ_MAX:
             raise NotRead(problems.problem(400, "invalid_request", TOO_FAR_AHEAD))
@@ -145,13 +134,14 @@ class RequestReader:
             "raw_path": self._url.partition(b"?")[0],
             "query_string": query,
             "root_path": "",
-            "headers": self._headers,
+            "headers": headers,
             "client": self._client,
             "server": self._server,
         }
         # What an HTTP/1.0 proxy made of a coding it does not know may end anywhere (RFC 9112, 6.1).
-        keeps_alive = parser.should_keep_alive() and (is_new or not self._has_coding)
-        exchange = Exchange(self._wire, scope, keeps_alive=keeps_alive, expects=self._expects and is_new)
+        keeps_alive = parser.should_keep_alive() and (is_new or b"transfer-encoding" not in names)
+        expects = is_new and b"expect" in names and _expects_continue(headers)
+        exchange = Exchange(self._wire, scope, keeps_alive=keeps_alive, expects=expects)
         self.unfinished = exchange
         self._exchanges.append(exchange)
 
@@ -172,6 +162,10 @@ class RequestReader:
 
 def _head_too_large() -> Answer:
     return problems.problem(431, "header_too_large", HEAD_TOO_LARGE)
+
+
+def _expects_continue(headers: Iterable[Header]) -> bool:
+    return any(name == b"expect" and value.lower() == b"100-continue" for name, value in headers)
 
 
 def _bytes_of(headers: Iterable[Header]) -> int:

@@ -383,14 +383,17 @@ class Admission:
             self._wallets.begin(payment)
         self._tally.begin(payment)
 
-    def end(self, payment: NewPayment) -> None:
-        """What `begin` counted is no longer being stored."""
-        self._tally.end(payment)
+    def end(self, payment: NewPayment, *, stored: bool) -> None:
+        """What `begin` counted is no longer being stored; where it was, or may have been, it counts on.
+
+        That is until the table has been counted.
+        """
+        self._tally.end(payment, stored=stored)
         if payment.by_wallet:
-            self._wallets.end(payment)
+            self._wallets.end(payment, stored=stored)
 
     def stored(self, payment: NewPayment) -> None:
-        """Count a payment that this process put into the table, or may have put there, until the table is counted."""
+        """Count a payment that this process may have put into the table without `begin`, until the table is counted."""
         self._tally.stored(payment)
         if payment.by_wallet:
             self._wallets.stored(payment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -50,51 +51,49 @@ class Tally:
     """
 
     def __init__(self) -> None:
-        self._in_flight = Sums()
-        self._since = Sums()
+        self._in_flight: dict[uuid.UUID, NewPayment] = {}
+        self._now = Sums()  # what is in flight, and what was stored after the last count began
         self._before = Sums()  # stored before the count that is under way: it has them
 
     @property
     def payments(self) -> int:
         """All of them."""
-        return self._in_flight.payments + self._since.payments + self._before.payments
+        return self._now.payments + self._before.payments
 
     def of_token(self, token: Address) -> Sum:
         """Payments and units of a token."""
-        return _sum(
-            self._in_flight.by_token.get(token, NOTHING),
-            self._since.by_token.get(token, NOTHING),
-            self._before.by_token.get(token, NOTHING),
-        )
+        return _sum(self._now.by_token.get(token, NOTHING), self._before.by_token.get(token, NOTHING))
 
     def of_payer(self, payer: Address) -> Sum:
         """Payments and value of a payer."""
-        return _sum(
-            self._in_flight.by_payer.get(payer, NOTHING),
-            self._since.by_payer.get(payer, NOTHING),
-            self._before.by_payer.get(payer, NOTHING),
-        )
+        return _sum(self._now.by_payer.get(payer, NOTHING), self._before.by_payer.get(payer, NOTHING))
 
     def begin(self, payment: NewPayment) -> None:
         """It was admitted and is being stored."""
-        self._in_flight.add(payment)
+        self._in_flight[payment.id] = payment
+        self._now.add(payment)
 
-    def end(self, payment: NewPayment) -> None:
-        """It is no longer being stored."""
-        self._in_flight.remove(payment)
+    def end(self, payment: NewPayment, *, stored: bool) -> None:
+        """It is no longer being stored: it is in the table, or may be, or is known not to be put there."""
+        del self._in_flight[payment.id]
+        if not stored:
+            self._now.remove(payment)
 
     def stored(self, payment: NewPayment) -> None:
-        """It is in the table, or may be."""
-        self._since.add(payment)
+        """It is in the table, or may be, and was not begun."""
+        self._now.add(payment)
 
     @contextmanager
     def counting(self) -> Iterator[None]:
         """The table is counted; if that fails, nothing is forgotten."""
-        self._before, self._since = self._since, Sums()
+        self._before, self._now = self._now, Sums()
+        for payment in self._in_flight.values():  # whether the count sees it nobody knows
+            self._before.remove(payment)
+            self._now.add(payment)
         try:
             yield
         except BaseException:
-            self._since.add_all(self._before)
+            self._now.add_all(self._before)
             raise
         finally:
             self._before = Sums()
@@ -110,5 +109,5 @@ def _change(sums: dict[Address, Sum], key: Address, payments: int, total: int) -
         del sums[key]  # payers come and go
 
 
-def _sum(one: Sum, two: Sum, three: Sum) -> Sum:
-    return one[0] + two[0] + three[0], one[1] + two[1] + three[1]
+def _sum(one: Sum, other: Sum) -> Sum:
+    return one[0] + other[0], one[1] + other[1]

@@ -206,10 +206,13 @@ def _signature(text: str) -> bytes:
 
 
 def _uint(text: str, name: str, most: int) -> int:
-    # isdigit alone takes the digits of other scripts too; an amount has one spelling, so no leading zeros.
-    if not (text.isascii() and text.isdigit()) or len(text) > _UINT256_DIGITS or (text[0] == "0" and text != "0"):
+    # An amount has one spelling: what int also takes (signs, spaces, other scripts' digits, leading zeros) is none.
+    try:
+        value = int(text) if len(text) <= _UINT256_DIGITS else -1
+    except ValueError:
+        value = -1
+    if value < 0 or str(value) != text:
         raise ValueError(f"{name}: expected a decimal string such as '10000', got {text[:80]!r}")
-    value = int(text)
     if value > most:
         raise ValueError(f"{name}: expected at most {most}, got {text}")
     return value

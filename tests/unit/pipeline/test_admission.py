@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from dataclasses import replace
 
@@ -187,8 +188,7 @@ def test_a_payment_counts_from_its_admission_to_the_count_that_sees_it() -> None
     tally.begin(one)
     with tally.counting():
         assert tally.payments == 1
-        tally.end(one)
-        tally.stored(one)
+        tally.end(one, stored=True)
         assert (tally.payments, tally.of_token(TOKEN)) == (1, (1, 2))
     assert tally.of_payer(one.payer) == (1, 20), "its commit was later than the count's beginning"
     with tally.counting():
@@ -211,28 +211,37 @@ def test_a_count_that_fails_forgets_nothing() -> None:
     assert (tally.payments, tally.of_payer(one.payer)) == (2, (2, 70))
 
 
-@given(st.lists(st.sampled_from(["begin", "end", "lost", "count", "failed"]), max_size=60))
+@given(st.lists(st.sampled_from(["begin", "end", "lost", "repeated", "count", "counted", "failed"]), max_size=60))
 def test_nothing_is_ever_in_neither(steps: list[str]) -> None:
-    """Whatever happens in whatever order: the last count's rows and the tally are at least what was taken."""
+    """Whatever happens in whatever order, also while it is counted: the last count's rows and the tally are what was
+    taken."""
     tally = Tally()
     in_flight: list[NewPayment] = []
     table: list[NewPayment] = []
-    counted = 0
+    counted = seen = 0
+    count = contextlib.ExitStack()
+    is_counting = False
     for number, step in enumerate(steps):
         if step == "begin":
             in_flight.append(payment(number))
             tally.begin(in_flight[-1])
         elif step in ("end", "lost") and in_flight:
             ended = in_flight.pop(0)
-            tally.end(ended)
+            tally.end(ended, stored=step == "end")
             if step == "end":
                 table.append(ended)
-                tally.stored(ended)
-        elif step == "count":
-            with tally.counting():
-                counted = len(table)
-        elif step == "failed":
-            with pytest.raises(ZeroDivisionError), tally.counting():
+        elif step == "repeated":
+            table.append(payment(number))
+            tally.stored(table[-1])
+        elif step == "count" and not is_counting:
+            count.enter_context(tally.counting())
+            seen, is_counting = len(table), True
+        elif step == "counted" and is_counting:
+            count.close()
+            counted, is_counting = seen, False
+        elif step == "failed" and is_counting:
+            is_counting = False
+            with pytest.raises(ZeroDivisionError), count:
                 raise ZeroDivisionError
         assert counted + tally.payments == len(table) + len(in_flight)
     by_payer = [tally.of_payer(Address(bytes([n]) * 20)) for n in range(3)]
