@@ -25,8 +25,9 @@ from payfirst.store.tokens import Token
 from payfirst.units import Address, AtomicAmount, Depth, UnixTime
 
 REFRESH_S = 0.25
-# The queue is counted less often the longer that takes, so that counting costs the database a tenth of a core at most.
-COUNT_SHARE_MAX = 0.1
+# The queue is counted less often the longer that takes, so that each process's counting costs the database a 25th of a
+# core at most.
+COUNT_SHARE_MAX = 0.04
 RETRY_AFTER_S = 5
 PAUSED_RETRY_AFTER_S = 30
 # Payers with fewer than this part of their limit are too many to be told of.
