@@ -1,7 +1,7 @@
 # payfirst. `make help` lists the targets; each sets up what it needs.
 VENV := .venv
 BIN := $(VENV)/bin
-# The Python of the environment: unless it is named, the fastest build of the version that python3 is.
+# The Python that a new environment is made of. Unless it is named: what python3 is, or a well faster build of its version.
 PYTHON ?=
 ARGS ?=
 # Of make soak: a seed of an earlier run replays its schedule.
@@ -20,9 +20,8 @@ help: ## List the targets
 # Each stamp is newer than what it was made from, so a set-up that is complete costs nothing.
 $(VENV)/.stamp: requirements/bootstrap.txt requirements/dev.txt pyproject.toml
 	@echo "· Python environment in $(VENV)"
-	@test -x $(BIN)/python || { python="$(PYTHON)"; \
-	  test -n "$$python" || python=$$(python3 tools/fastest_python.py) || exit 1; \
-	  echo "  of $$python"; "$$python" -m venv $(VENV); }
+	@test -x $(BIN)/python || $(if $(PYTHON),$(PYTHON) -m venv $(VENV),\
+	  { python=$$(python3 tools/fastest_python.py) && echo "  of $$python" && "$$python" -m venv $(VENV); })
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .

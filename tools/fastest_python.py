@@ -1,4 +1,5 @@
-"""Print the Python that `make setup` takes: of the version that `python3` is, the build that is fastest here.
+"""Print the Python that a new environment is made of: among builds of the version that `python3` is, one that is well
+faster, if there is one on the PATH.
 
 A machine often has several, its distribution's and pyenv's for example. One that was compiled without profile-guided
 optimization accepts an eighth to a sixth fewer payments (`benchmarks/README.md`). Nothing is set up yet when this
@@ -14,17 +15,18 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 VERSION_MIN = (3, 11)
-VERSIONS_TRIED = 4  # where `python3` is too old, or is none
-# Another build than the one that `python3` names is taken if it needs at most this part of its time.
+VERSIONS_TRIED = 4  # from that one on, where no `python3` serves
+# Another build than the first `python3` that serves is taken if it needs at most this part of its time.
 WORTH_IT = 0.92
 ROUNDS = 6
 ASK_S_MAX = 20.0
 
-# Says its version, where it really is, and whether it can make a virtual environment with pip in it.
+# Says its version, where it is, and whether it can run what set-up needs. The packages are CPython's.
 ASK = """
-import importlib.util, os, sys
-can = all(map(importlib.util.find_spec, ("venv", "ensurepip")))
-print(*sys.version_info[:2], int(can), os.path.realpath(sys.executable), sep="\\t")
+import importlib.util, sys
+needed = ("venv", "ensurepip", "_ssl", "_ctypes", "zlib")
+can = sys.implementation.name == "cpython" and all(map(importlib.util.find_spec, needed))
+print(*sys.version_info[:2], int(can), sys.executable, sep="\t")
 """
 # Says how many seconds some of what payfirst's own code is made of took, the least of many times.
 MEASURE = """
@@ -59,14 +61,18 @@ class Build(NamedTuple):
 
 def main() -> None:
     """Print its path, or end with what to do."""
-    ours = next(filter(None, map(ask, _names())), None)
-    if ours is None:
+    names = ["python3", *(f"python3.{VERSION_MIN[1] + newer}" for newer in range(VERSIONS_TRIED))]
+    # By name first: what `python3` is goes before what else there is.
+    paths = [os.path.join(folder, name) for name in names for folder in os.get_exec_path()]  # noqa: PTH118
+    found: dict[str, Build] = {}  # each once, however many links lead to it
+    for build in filter(None, map(ask, paths)):
+        found.setdefault(os.path.realpath(build.path), build)
+    if not found:
         sys.exit(
-            "No Python 3.11 or later with venv and ensurepip is on the PATH. Install one, or: make PYTHON=/path/to/it"
+            "No CPython from 3.11 on with venv and ensurepip is on the PATH: install one, or make PYTHON=ITS_PATH."
         )
-    same = [ask(os.path.join(folder, "python3")) for folder in os.get_exec_path()]  # noqa: PTH118 - it may be no path
-    others = {build for build in same if build is not None and build.version == ours.version}
-    print(choose(ours, sorted(others - {ours}), measure).path)
+    ours, *others = found.values()
+    print(choose(ours, [build for build in others if build.version == ours.version], measure).path)
 
 
 def choose(ours: Build, others: Sequence[Build], measure: Callable[[Build], float]) -> Build:
@@ -82,33 +88,34 @@ def choose(ours: Build, others: Sequence[Build], measure: Callable[[Build], floa
 
 
 def ask(program: str) -> Build | None:
-    """The build behind a name or a path, None where there is none that serves."""
-    said = _run(program, ASK)
-    if said is None:
+    """The build behind a path, None where there is none that serves."""
+    try:
+        major, minor, can, path = _run(program, ASK).rstrip("\n").split("\t")
+        build = Build(path, (int(major), int(minor)))
+    except ValueError:  # it is none, or says something else
         return None
-    major, minor, can, path = said.rstrip("\n").split("\t")
-    version = (int(major), int(minor))
-    return Build(path, version) if int(can) and version >= VERSION_MIN else None
+    return build if int(can) and build.version >= VERSION_MIN else None
 
 
 def measure(build: Build) -> float:
     """Seconds for some calls; infinite where it does not say."""
-    said = _run(build.path, MEASURE)
-    return float("inf") if said is None else float(said)
+    try:
+        return float(_run(build.path, MEASURE))
+    except ValueError:
+        return float("inf")
 
 
-def _names() -> list[str]:
-    return ["python3", *(f"python3.{VERSION_MIN[1] + newer}" for newer in range(VERSIONS_TRIED))]
-
-
-def _run(program: str, code: str) -> str | None:
+def _run(program: str, code: str) -> str:
+    """What it prints; nothing where it does not run."""
+    if not os.access(program, os.X_OK):
+        return ""
     try:
         done = subprocess.run(  # noqa: S603 - Pythons that are found here, code of our own
-            [program, "-I", "-c", code], capture_output=True, text=True, timeout=ASK_S_MAX, check=False
+            [program, "-I", "-c", code], capture_output=True, text=True, errors="replace", timeout=ASK_S_MAX, check=True
         )
     except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout if done.returncode == 0 else None
+        return ""
+    return done.stdout
 
 
 if __name__ == "__main__":
