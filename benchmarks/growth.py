@@ -209,7 +209,13 @@ async def _queries(url: str) -> dict[str, dict[str, float]]:
             await connection.execute("SET max_parallel_workers_per_gather = 0")
             with meter.step(name, of=1):
                 await connection.execute(queries.text(name), timeout=QUERY_S_LIMIT)
-        found[name] = {"wall_s": round(meter.wall_s[name][0], 3), "cpu_s": round(meter.cpu_s[name][0], 3)}
+            # As psql runs it: with the workers that PostgreSQL adds by itself.
+            await connection.execute("RESET max_parallel_workers_per_gather")
+            began = time.monotonic()
+            await connection.execute(queries.text(name), timeout=QUERY_S_LIMIT)
+            in_psql_s = time.monotonic() - began
+        alone = {"wall_s": meter.wall_s[name][0], "cpu_s": meter.cpu_s[name][0], "in_psql_s": in_psql_s}
+        found[name] = {measured: round(seconds, 3) for measured, seconds in alone.items()}
         _say(f"operator's query {name}: {found[name]}")
     return found
 
@@ -294,8 +300,8 @@ def _print(found: dict[str, Any]) -> None:
     print(f"\ncount by status: {found['count_by_status_s']} s")
     print(f"\noperator's queries ({PAYMENTS_A_SECOND} payments a second up to now), limit {QUERY_S_MAX:.0f} s:")
     for name, took in found["operator_queries"].items():
-        late = "" if took["cpu_s"] <= QUERY_S_MAX else "   too slow"
-        print(f"  {name:36}{took['cpu_s']:10.3f} s of CPU, {took['wall_s']:10.3f} s{late}")
+        late = "" if took["in_psql_s"] <= QUERY_S_MAX else "   too slow"
+        print(f"  {name:36}{took['in_psql_s']:10.3f} s; in one process {took['cpu_s']:10.3f} s of CPU{late}")
     run = found["long_run"]
     print(f"\nlong run: {run['payments']:,} payments in {run['seconds']} s")
     for table, row in run["tables"].items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
 import time
@@ -22,8 +21,9 @@ from payfirst.local.demo.accounts import PRICE
 from payfirst.local.demo.stage import asset_of
 from payfirst.store import database, payments
 from payfirst.store.database import Pool
+from payfirst.store.ids import Ids
 from payfirst.store.payments import NewPayment
-from payfirst.units import UnixTime, uuid7
+from payfirst.units import UnixTime
 from payfirst.x402.payload import PaymentPayload
 from payfirst.x402.requirements import PaymentRequirements
 from payfirst.x402.verify import verify
@@ -47,6 +47,7 @@ class Skeleton:
             description="",
         )
         self._status_url = f"{config.server.base_url}/api/payment/"
+        self._ids = Ids()
         self._pool: Pool | None = None
         self._some_wait = asyncio.Event()
         self._waiting: list[tuple[NewPayment, asyncio.Future[None]]] = []
@@ -73,7 +74,7 @@ class Skeleton:
         verify(payload, self._terms, now=UnixTime(int(time.time())))
         paid = payload.authorization
         payment = NewPayment(
-            id=uuid7(now_ms=time.time_ns() // 1_000_000, random_bits=int.from_bytes(os.urandom(10))),
+            id=self._ids.draw(),
             token=token_in_path(scope["path"]),
             quantity=1,
             recipient=paid.payer,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -23,12 +22,13 @@ from payfirst.store import crediting, database, heads, mints, settling, signers,
 from payfirst.store.crediting import Completion, CreditCandidate
 from payfirst.store.database import Connection, Pool
 from payfirst.store.heads import ReadBlock
+from payfirst.store.ids import Ids
 from payfirst.store.mints import NewMint
 from payfirst.store.settling import Claim, ClaimedPayment
 from payfirst.store.signers import Purpose
 from payfirst.store.transaction_items import ItemOutcome
 from payfirst.store.transactions import Envelope, UnresolvedHash
-from payfirst.units import AccountNonce, Address, TxHash, UnixTime, Wei, hex_text, uuid7
+from payfirst.units import AccountNonce, Address, TxHash, UnixTime, Wei, hex_text
 from payfirst.x402.mint_id import mint_id
 
 IDLE_S = 0.02
@@ -92,6 +92,7 @@ class Skeleton:
     """Three loops that share a pool, a client and the newest head."""
 
     def __init__(self, pool: Pool, rpc: RpcClient, terms_: Terms, *, settle_key: bytes, mint_key: bytes) -> None:
+        self._ids = Ids()
         self._pool, self._rpc, self._terms = pool, rpc, terms_
         self._settle = Sender(pool, rpc, terms_, settle_key, "settle")
         self._mint = Sender(pool, rpc, terms_, mint_key, "mint")
@@ -257,10 +258,9 @@ class Skeleton:
                 await tokens.add_reserved(connection, network, {done[0].token: -len(done)})
 
     def _units(self, payment: CreditCandidate, tx_hash: TxHash) -> list[NewMint]:
-        now_ms = time.time_ns() // 1_000_000
         return [
             NewMint(
-                id=uuid7(now_ms=now_ms, random_bits=int.from_bytes(os.urandom(10))),
+                id=self._ids.draw(),
                 payment_id=payment.id, unit=unit, payment_tx_hash=tx_hash, token=payment.token,
                 recipient=payment.recipient,
                 mint_id=mint_id(

@@ -189,7 +189,7 @@ async def open_stage(shape: Shape) -> AsyncIterator[Stage]:
                 "api": [started[-1].process.pid],
                 "worker": [program.process.pid for program in started[:-1]],
                 "postgres": [_postmaster(folder / "postgres")],
-                "chain": [chain.pid or 0],
+                "chain": [pid for pid in (chain.pid, origin.pid) if pid is not None],
             },
             programs=started,
         )

@@ -48,7 +48,7 @@ def parse_address(text: str) -> Address:
     """
     if len(text) == 42 and text[:2] in _HEX_PREFIXES:
         try:
-            return Address(binascii.unhexlify(text[2:]))  # as parse_hex, of which each payment would make five calls
+            return Address(binascii.unhexlify(text[2:]))  # as parse_hex does
         except ValueError:
             pass
     raise ValueError(f"not an address: expected 0x and 40 hex digits, got {text[:64]!r}")

@@ -83,9 +83,10 @@ class LocalChain:
     each of the newest `states_kept` blocks, which comes to gigabytes after 100,000 payments, and every transaction with
     its trace, 3.5 kB a payment and mint; with `blocks_kept` those of the newest blocks only.
 
-    It also puts all storage into a new trie for each block, unless the chain begins at the head of another one of the
-    same id, `fork_url`: then blocks cost nearly the same however much it holds, and have no state root. Each slot of
-    what is there or set in place would be asked of that chain, so the stablecoin is deployed; `usdc` says where.
+    anvil also puts all storage into a new trie for each block, unless the chain begins at the head of another one of
+    the same id, `fork_url`: then a block costs nearly the same however much the chain holds, and has no state root.
+    anvil asks that other chain for each slot of an account that is there, or that was set in place: so the stablecoin
+    is deployed by a transaction, and `usdc` says where.
     """
 
     def __init__(
