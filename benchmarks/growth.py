@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--a-transaction", type=int, default=PAYMENTS_A_TRANSACTION, help="payments that were settled in one"
     )
-    parser.add_argument("--rounds", type=int, default=8, help="measured by turns in both databases")
+    parser.add_argument("--rounds", type=int, default=24, help="measured by turns in both databases")
     parser.add_argument("--batches", type=int, default=10, help="of 100 payments, in each round")
     parser.add_argument("--long-run", type=int, default=50_000, help="payments that live while dead rows are counted")
     parser.add_argument(

@@ -21,8 +21,9 @@ from postgres import temporary_folder
 
 from payfirst.errors import OperatorError
 from payfirst.local import postgres as embedded_postgres
+from payfirst.local import postgres_host
 from payfirst.local.postgres import EmbeddedPostgres, embedded, redacted
-from payfirst.local.postgres_host import binaries
+from payfirst.local.postgres_host import binaries, memory_bytes, shared_buffers_mb
 
 DEADLINE_S = 30
 POLL_S = 0.02
@@ -223,7 +224,6 @@ def test_psql_connects(running: EmbeddedPostgres) -> None:
         ("full_page_writes", "on"),
         ("data_checksums", "on"),
         ("server_encoding", "UTF8"),
-        ("shared_buffers", "256MB"),
         ("min_wal_size", "512MB"),
         ("max_wal_size", "4GB"),
         ("wal_compression", "off"),
@@ -238,6 +238,27 @@ def test_psql_connects(running: EmbeddedPostgres) -> None:
 def test_setting(running: EmbeddedPostgres, setting: str, value: str) -> None:
     """A setting that durability, safety or two cores ask for is in force."""
     assert query(running.url, f"SHOW {setting}") == value
+
+
+def test_it_may_keep_an_eighth_of_the_memory(running: EmbeddedPostgres) -> None:
+    """Within bounds; by itself it takes what it has something to keep in."""
+    pages = query(running.url, "SELECT setting FROM pg_settings WHERE name = 'shared_buffers'")
+    assert int(pages) * 8_192 == shared_buffers_mb(memory_bytes()) * 2**20
+    gib = 2**30
+    assert [shared_buffers_mb(memory) for memory in (0, gib // 2, 4 * gib, 16 * gib, 512 * gib)] == [
+        128, 128, 512, 2_048, 2_048
+    ]  # fmt: skip
+
+
+def test_a_container_has_what_it_may_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not what its host has; and "max" is no limit."""
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(postgres_host, "CGROUP_MEMORY", limit)
+    machine = memory_bytes()
+    limit.write_text("max\n", encoding="ascii")
+    assert memory_bytes() == machine > 2**28
+    limit.write_text(f"{2**28}\n", encoding="ascii")
+    assert memory_bytes() == 2**28
 
 
 def test_each_way_in_asks_for_the_password(running: EmbeddedPostgres) -> None:

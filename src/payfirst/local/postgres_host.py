@@ -20,11 +20,13 @@ POSTGRES_MAJOR: Final = 18
 HOST: Final = "127.0.0.1"
 QUERY_TIMEOUT_S: Final = 10
 ERROR_TEXT_CHARS_MAX: Final = 2_000
+SHARED_BUFFERS_MB_MIN: Final = 128
+SHARED_BUFFERS_MB_MAX: Final = 2_048
+CGROUP_MEMORY: Final = Path("/sys/fs/cgroup/memory.max")
 SETTINGS: Final[Mapping[str, str]] = {
     # A 202 is a promise: what was committed must be on disk.
     "fsync": "on",
     "synchronous_commit": "on",
-    "shared_buffers": "256MB",
     "min_wal_size": "512MB",
     "max_wal_size": "4GB",
     # After a checkpoint the first change of a page logs all of it. Those of the never-reuse key and of mint ids are
@@ -49,6 +51,26 @@ class Account:
 
     uid: int
     gid: int
+
+
+def shared_buffers_mb(memory: int) -> int:
+    """An eighth of the memory, within bounds: keys that are kept for ever are random, and their indexes best in memory.
+
+    It is taken page by page as there is something to keep, so a small database stays small.
+    """
+    return max(SHARED_BUFFERS_MB_MIN, min(SHARED_BUFFERS_MB_MAX, memory // 8 // 2**20))
+
+
+def memory_bytes() -> int:
+    """What this machine has, or this container may have; 0 where nobody says."""
+    try:
+        machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return 0
+    try:
+        return min(machine, int(CGROUP_MEMORY.read_text(encoding="ascii")))
+    except (OSError, ValueError):  # no cgroup of version 2, or "max"
+        return machine
 
 
 def binaries() -> Path:
@@ -138,6 +160,7 @@ def is_postmaster(pid: int, data: Path) -> bool:
 def configuration(port: int, log: Path) -> str:
     settings = {
         **SETTINGS,
+        "shared_buffers": f"{shared_buffers_mb(memory_bytes())}MB",
         **LOG_SETTINGS,
         "log_directory": str(log),
         "listen_addresses": HOST,
