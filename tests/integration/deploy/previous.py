@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import sysconfig
-import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -28,8 +28,10 @@ def previous(folder: Path) -> Release:
     commit = first.decode().split()[0] if first.strip() else None
     if commit is None or not _git("rev-parse", "--verify", "--quiet", f"{commit}^"):
         pytest.skip("this checkout has no history that reaches back to the release before the newest tables")
-    with tarfile.open(fileobj=io.BytesIO(_git("archive", f"{commit}^", "src", "requirements"))) as archive:
-        archive.extractall(folder, filter="data")
+    # As zip: what keeps a tar's members in their folder came with a patch release of 3.11 only.
+    packed = _git("archive", "--format=zip", f"{commit}^", "src", "requirements")
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        archive.extractall(folder)
     compileall.compile_dir(folder, quiet=1)  # once, not in each of its processes
     assert len(list((folder / VERSIONS).glob("0*.py"))) == 1
     python = _environment(folder / ".venv", folder / "requirements" / "runtime.txt")
