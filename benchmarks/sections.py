@@ -28,16 +28,16 @@ class Asked:
 async def _accept(asked: Asked) -> dict[str, Any]:
     if asked.quick:
         connections: tuple[int, ...] = (1, 64)
-        counts: tuple[int, ...] = (200, 3_000)
+        counts: tuple[int, ...] = (200, 10_000)
     else:  # more of them, for the picture
         connections, counts = (1, 8, 64, 256), (2_000, 8_000, 20_000, 20_000)
     found = await accept.section(apis=1, connections=connections, counts=counts, repeats=asked.repeats)
-    many = 6_000 if asked.quick else 40_000
+    many = 20_000 if asked.quick else 40_000
     return found | await accept.section(apis=2, connections=(1_000,), counts=(many,), repeats=asked.repeats)
 
 
 async def _end_to_end(asked: Asked) -> dict[str, Any]:
-    rate, seconds = (500.0, 5.0) if asked.quick else (3_000.0, 60.0)
+    rate, seconds = (1_000.0, 8.0) if asked.quick else (3_000.0, 60.0)
     return await end_to_end.section(Shape(signers=2), rate=asked.rate or rate, seconds=asked.seconds or seconds)
 
 
