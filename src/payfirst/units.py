@@ -46,9 +46,9 @@ def parse_address(text: str) -> Address:
 
     Raises ValueError on anything else.
     """
-    if len(text) == 42 and text[:2] in _HEX_PREFIXES:
+    if len(text) == 42:
         try:
-            return Address(binascii.unhexlify(text[2:]))  # as parse_hex does
+            return Address(parse_hex(text))
         except ValueError:
             pass
     raise ValueError(f"not an address: expected 0x and 40 hex digits, got {text[:64]!r}")

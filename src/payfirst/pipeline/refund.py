@@ -6,7 +6,6 @@ by the same store-then-send as payments. The asset lets a nonce be used once: wh
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 
@@ -33,6 +32,7 @@ from payfirst.pipeline.rounds import Rounds
 from payfirst.pipeline.terms import Terms
 from payfirst.store import refunds, transaction_items, treasuries
 from payfirst.store.database import Connection, Pool, session, transaction
+from payfirst.store.ids import Ids
 from payfirst.store.refunds import DueRefund, NewRefund
 from payfirst.store.wake import OnChanged
 from payfirst.units import (
@@ -42,7 +42,6 @@ from payfirst.units import (
     UnixTime,
     checksum_address,
     hex_text,
-    uuid7,
 )
 from payfirst.x402.eip712 import domain_separator, transfer_digest
 from payfirst.x402.payload import Authorization
@@ -144,10 +143,10 @@ class Refunder:
         network, asset = self._terms.network, self._terms.asset
         async with transaction(self._pool, "open refunds") as connection:
             debts = await refunds.refundable(connection, network, asset, limit=OPENED_PER_ROUND_MAX)
-            now_ms = time.time_ns() // 1_000_000
+            ids = Ids()
             new = [
                 NewRefund(
-                    id=uuid7(now_ms=now_ms, random_bits=int.from_bytes(os.urandom(10))),
+                    id=ids.draw(),
                     owed_id=debt.owed_id,
                     nonce=refund_nonce(
                         chain_id=self._terms.chain_id, asset=asset, payer=debt.payer, nonce=debt.nonce, unit=debt.unit

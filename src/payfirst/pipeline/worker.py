@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 
@@ -33,10 +32,11 @@ from payfirst.pipeline.terms import LayOver, Terms
 from payfirst.pipeline.watch import Watcher
 from payfirst.store import database, mints, processes, settings, settling, wake
 from payfirst.store.database import Connection, Pool, session
+from payfirst.store.ids import Ids
 from payfirst.store.processes import Identity
 from payfirst.store.settling import Claim
 from payfirst.store.signers import Purpose
-from payfirst.units import Address, uuid7
+from payfirst.units import Address
 
 POOL_SIZE = 10
 POOL_PER_LANE = 2
@@ -127,9 +127,8 @@ class _Worker:
         self._settings_json = "{}"
         self._database_url = database_url
         self._network = terms.network
-        now_ms, random_bits = time.time_ns() // 1_000_000, int.from_bytes(os.urandom(10), "big")
         self._process = Identity(
-            id=uuid7(now_ms=now_ms, random_bits=random_bits),
+            id=Ids().draw(),
             role="worker",
             network=terms.network,
             host=socket.gethostname(),

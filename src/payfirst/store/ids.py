@@ -1,4 +1,4 @@
-"""Ids of new payments and units: UUIDs of version 7, so that what comes later is found behind what came before.
+"""Ids of new rows: UUIDs of version 7, so that what comes later is found behind what came before.
 
 They are the driver's own, which are `uuid.UUID`s too and are made, printed and sent in a tenth of the time.
 """
