@@ -50,7 +50,7 @@ SIGN_S_MAX = 300.0
 RUN_S_MAX = 400.0
 
 # Payment first; no authorization twice; one Transfer log, one payment; exactly the units that were paid for.
-SAFETY_RULES = ("payment_first", "authorizations_pkey", "payment_queue_evidence", "payment_queue_units_complete")
+SAFETY_RULES = ("payment_first", "authorizations_once", "payment_queue_evidence", "payment_queue_units_complete")
 
 # Limits that a benchmark would run into, set as an operator of such a load sets them. None of them is a safety rule.
 LIMITS = {

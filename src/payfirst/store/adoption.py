@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from payfirst.store.database import Connection
+from payfirst.store.never_reuse import where_held
 from payfirst.store.rows import address_of, bytes_of
 from payfirst.store.signers import Purpose
 from payfirst.units import (
@@ -73,13 +74,12 @@ RETURNING transaction_id
 
 # link_payments: the payments that an adopted transaction carried, if they are older than the loss ($4): a later one may
 # be a stranger's, copied from the public calldata, and its money is another's.
-LINK_PAYMENTS = """
+LINK_PAYMENTS = f"""
 INSERT INTO chain_transaction_items (transaction_id, position, payment_id)
 SELECT $1, b.base + row_number() OVER (ORDER BY k.ordinality) - 1, p.id
 FROM unnest($2::bytea[], $3::bytea[]) WITH ORDINALITY AS k(payer, nonce, ordinality)
 CROSS JOIN LATERAL (
-    SELECT payment_id FROM authorizations
-    WHERE network = $6 AND asset = $5 AND payer = k.payer AND authorization_nonce = k.nonce OFFSET 0
+    SELECT payment_id FROM authorizations WHERE {where_held("k.payer", "k.nonce", "$5", "$6::text")} OFFSET 0
 ) a
 JOIN payment_queue p ON p.id = a.payment_id AND p.created_at <= $4,
      (SELECT coalesce(max(position) + 1, 0) AS base FROM chain_transaction_items WHERE transaction_id = $1) b

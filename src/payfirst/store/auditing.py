@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import asyncpg
 
 from payfirst.store.database import Connection
+from payfirst.store.never_reuse import where_held
 from payfirst.store.rows import address_of, bytes_of
 from payfirst.units import (
     Address,
@@ -32,12 +33,11 @@ WHERE p.status = 'completed'
 UNSETTLED_PAY_TOS = "SELECT DISTINCT pay_to FROM payment_queue WHERE network = $1 AND status IN ('pending', 'sent')"
 
 # claimed: which authorizations any payment holds, live or archived.
-CLAIMED = """
+CLAIMED = f"""
 SELECT k.payer, k.nonce AS authorization_nonce
 FROM unnest($3::bytea[], $4::bytea[]) AS k(payer, nonce)
 CROSS JOIN LATERAL (
-    SELECT payment_id FROM authorizations
-    WHERE network = $1 AND asset = $2 AND payer = k.payer AND authorization_nonce = k.nonce OFFSET 0
+    SELECT payment_id FROM authorizations WHERE {where_held("k.payer", "k.nonce", "$2", "$1::text")} OFFSET 0
 ) a
 """
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from payfirst.errors import LeaseLost
 from payfirst.lifecycle import Finality, PaymentStatus
 from payfirst.store.database import Connection
+from payfirst.store.never_reuse import where_held
 from payfirst.store.rows import address_of, bytes_of
 from payfirst.units import (
     Address,
@@ -58,15 +59,14 @@ RETURNING id
 
 # credit_candidates: the payments that these authorizations belong to, whatever has become of them. One probe each
 # (OFFSET 0 keeps it so): a planner whose statistics are of a smaller table reads all of it once for each key.
-CREDIT_CANDIDATES = """
+CREDIT_CANDIDATES = f"""
 SELECT p.id, p.token_address, p.payer, p.pay_to, p.amount, p.quantity, p.recipient, p.authorization_nonce, p.status,
        p.finality, p.accepted_height, p.supply_reserved, p.settled_block_hash, p.settled_log_index, p.tx_hash,
        extract(epoch FROM now() - p.created_at)::float8 AS age_s,
        CASE WHEN p.status = 'sent' THEN extract(epoch FROM now() - p.processed_at)::float8 END AS sent_s
 FROM unnest($3::bytea[], $4::bytea[]) AS k(payer, nonce)
 CROSS JOIN LATERAL (
-    SELECT payment_id FROM authorizations
-    WHERE network = $1 AND asset = $2 AND payer = k.payer AND authorization_nonce = k.nonce OFFSET 0
+    SELECT payment_id FROM authorizations WHERE {where_held("k.payer", "k.nonce", "$2", "$1::text")} OFFSET 0
 ) a
 JOIN payment_queue p ON p.id = a.payment_id
 """

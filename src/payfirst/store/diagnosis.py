@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from payfirst.store.database import Connection
+from payfirst.store.never_reuse import where_held
 from payfirst.store.rows import address_of
 from payfirst.units import Address, AuthorizationNonce, Wei, checksum_address
 
@@ -55,11 +56,10 @@ FROM owed WHERE network = $1 AND status = 'open'
 """
 
 # unknown_authorizations: which of these uses no payment of this database has, live or archived.
-UNKNOWN_AUTHORIZATIONS = """
+UNKNOWN_AUTHORIZATIONS = f"""
 SELECT k.payer, k.nonce FROM unnest($3::bytea[], $4::bytea[]) AS k(payer, nonce)
 WHERE NOT EXISTS (
-    SELECT 1 FROM authorizations a
-    WHERE a.payer = k.payer AND a.authorization_nonce = k.nonce AND a.asset = $2 AND a.network = $1
+    SELECT FROM authorizations WHERE {where_held("k.payer", "k.nonce", "$2", "$1::text")}
 )
 """
 

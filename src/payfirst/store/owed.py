@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from payfirst.store.database import Connection
+from payfirst.store.never_reuse import where_held
 from payfirst.store.rows import address_of, bytes_of
 from payfirst.units import Address, AtomicAmount, AuthorizationNonce, BlockNumber, TxHash, hex_text
 
@@ -36,16 +37,18 @@ WHERE m.id = ANY($1::uuid[]) AND o.payment_id = m.payment_id AND o.unit = m.unit
 
 # write_unclaimed: money that no payment holds, to be given back to its payer. A payment that was refused because its
 # authorization had been used before does not hold what came by that use. Written once, by a unique index.
-WRITE_UNCLAIMED = """
+WRITE_UNCLAIMED = f"""
 INSERT INTO owed (direction, network, reason, asset, amount, beneficiary, authorization_nonce, tx_hash, note)
 SELECT 'to_buyer', $1, 'money_without_payment', $2, m.amount, '0x' || encode(m.payer, 'hex'),
        '0x' || encode(m.nonce, 'hex'), m.tx_hash, 'came in ' || m.tx_hash
 FROM unnest($3::bytea[], $4::bytea[], $5::numeric[], $6::text[], $7::bigint[])
      AS m(payer, nonce, amount, tx_hash, block)
 WHERE NOT EXISTS (
-    SELECT 1 FROM authorizations a LEFT JOIN payment_queue p ON p.id = a.payment_id
-    WHERE a.payer = m.payer AND a.authorization_nonce = m.nonce AND a.asset = decode(substr($2, 3), 'hex')
-      AND a.network = $1 AND (p.id IS NULL OR p.status <> 'failed' OR p.accepted_height < m.block))
+    SELECT FROM (
+        SELECT payment_id FROM authorizations
+        WHERE {where_held("m.payer", "m.nonce", "decode(substr($2, 3), 'hex')", "$1::text")}
+    ) a LEFT JOIN payment_queue p ON p.id = a.payment_id
+    WHERE p.id IS NULL OR p.status <> 'failed' OR p.accepted_height < m.block)
 ON CONFLICT DO NOTHING
 RETURNING id, beneficiary, authorization_nonce, amount, tx_hash
 """

@@ -13,6 +13,7 @@ import msgspec
 from payfirst.lifecycle import Finality, MintStatus, PaymentStatus
 from payfirst.store import refund_list
 from payfirst.store.database import Connection
+from payfirst.store.never_reuse import where_held
 from payfirst.store.refund_list import ShownRefund
 from payfirst.store.rows import address_of, bytes_of
 from payfirst.units import Address, AtomicAmount, AuthorizationNonce, MintId, TxHash, UnixTime
@@ -42,13 +43,12 @@ RETURNING id
 """
 
 # find_authorizations: which of these authorizations are taken, and by which payments; one probe each
-# (OFFSET 0 keeps it so, as in credit_candidates). By itself, as
-# most that is asked for is free, and a plan with more tables takes longer to make than to run.
-FIND_AUTHORIZATIONS = """
+# (OFFSET 0 keeps it so, as in credit_candidates). By itself, as most that is asked for is free, and a plan with more
+# tables takes longer to make than to run.
+FIND_AUTHORIZATIONS = f"""
 SELECT k.payer, k.nonce AS authorization_nonce, a.payment_id FROM unnest($3::bytea[], $4::bytea[]) AS k(payer, nonce)
 CROSS JOIN LATERAL (
-    SELECT payment_id FROM authorizations
-    WHERE network = $1 AND asset = $2 AND payer = k.payer AND authorization_nonce = k.nonce OFFSET 0
+    SELECT payment_id FROM authorizations WHERE {where_held("k.payer", "k.nonce", "$2", "$1::text")} OFFSET 0
 ) a
 """
 
@@ -106,9 +106,8 @@ SELECT id, fingerprint FROM (
 """
 
 # payment_of_authorization: which payment an authorization paid for; one probe of the key that is kept for ever.
-PAYMENT_OF_AUTHORIZATION = """
-SELECT payment_id FROM authorizations
-WHERE payer = $1 AND authorization_nonce = $2 AND asset = $3 AND network = $4
+PAYMENT_OF_AUTHORIZATION = f"""
+SELECT payment_id FROM authorizations WHERE {where_held("$1", "$2::bytea", "$3", "$4::text")}
 """
 
 # payment_of_mint: which live payment a queue id belongs to.

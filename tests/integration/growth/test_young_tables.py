@@ -34,5 +34,5 @@ async def test_authorizations_are_looked_up_one_by_one(database_url: str, name: 
     sql, arguments = STATEMENTS[name]
     plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {sql}", *arguments))
     await connection.close()
-    assert "Scan using authorizations_pkey" in plan, plan
+    assert "Scan using authorizations_once" in plan, plan
     assert "Seq Scan on authorizations" not in plan, plan
