@@ -170,5 +170,6 @@ async def fill(connection: asyncpg.Connection[asyncpg.Record], history: History,
         broken = await connection.fetchval(IS_WHOLE)
         if broken:
             raise RuntimeError(f"{broken} payments do not have their units: the fill is wrong")
-    await connection.execute("VACUUM (ANALYZE, FREEZE)")
+    if history.payments:  # nothing looks at empty tables by itself, and a new shop's have never been analyzed
+        await connection.execute("VACUUM (ANALYZE, FREEZE)")
     await connection.execute("CHECKPOINT")

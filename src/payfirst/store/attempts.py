@@ -37,9 +37,9 @@ SELECT t.id, t.account_nonce, t.to_address, t.gas_limit, a.hash, a.signed_bytes,
        a.max_priority_fee_per_gas_wei, a.is_noop, a.broadcast_count,
        t.replace_requested_at IS NOT NULL AS replace_requested,
        extract(epoch FROM now() - a.last_broadcast_at)::float8 AS silent_s,
-       (SELECT max(coalesce(p.valid_before, r.valid_before)) FROM chain_transaction_items i
-        LEFT JOIN payment_queue p ON p.id = i.payment_id LEFT JOIN refunds r ON r.id = i.refund_id
-        WHERE i.transaction_id = t.id) AS valid_before
+       (SELECT max(coalesce((SELECT valid_before FROM payment_queue WHERE id = i.payment_id),
+                            (SELECT valid_before FROM refunds WHERE id = i.refund_id)))
+        FROM chain_transaction_items i WHERE i.transaction_id = t.id) AS valid_before
 FROM chain_transactions t
 CROSS JOIN LATERAL (
     SELECT * FROM chain_attempts WHERE transaction_id = t.id ORDER BY created_at DESC, broadcast_count LIMIT 1

@@ -73,6 +73,8 @@ JOIN payment_queue p ON p.id = a.payment_id
 
 # mark_completed: the transfer is in a block at depth. Anyone may submit an authorization, so the money may
 # come before we sent it, and after we gave up.
+# What is named are the expected statuses, not the rows': by its statistics PostgreSQL may think that no row is `sent`,
+# reads all that are before it looks into the list, and compares each with the whole list.
 # moves: pending -> completed, sent -> completed, failed -> completed
 MARK_COMPLETED = """
 UPDATE payment_queue p
@@ -83,7 +85,7 @@ SET status = 'completed', finality = 'open', tx_hash = e.tx_hash, settled_block 
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::int[], $7::bool[], $8::jsonb[],
             $9::bool[], $10::bool[])
      AS e(id, expected, tx_hash, block, block_hash, log_index, ours, result, reserved, was_reserved)
-WHERE p.id = e.id AND p.status = e.expected AND p.status IN ('pending', 'sent', 'failed')
+WHERE p.id = e.id AND p.status = e.expected AND e.expected IN ('pending', 'sent', 'failed')
   AND p.supply_reserved = e.was_reserved
 """
 

@@ -84,14 +84,19 @@ SET lease_owner = NULL, lease_until = NULL, next_attempt_at = now() + $2 * inter
 WHERE m.id = ANY($1::uuid[]) AND m.status = 'pending' AND m.lease_owner = $6 AND m.lease_epoch = $7
 """
 
-# mark_minted: the chain holds the mint id at depth, under whatever transaction; also for a unit given up as owed.
+# mark_minted: the chain holds the mint id at depth, under whatever transaction; also for a unit given up as owed. Each
+# is looked up by its id (OFFSET 0 keeps it so), and the statuses in which it may be go with it: by its statistics
+# PostgreSQL may think that no unit is in one of them, and would compare all that are with the whole list.
 # moves: pending -> completed, sent -> completed, owed -> completed
 MARK_MINTED = """
 UPDATE mint_queue m
 SET status = 'completed', mint_tx_hash = e.tx_hash, minted_block = $3, processed_at = now(), error = NULL,
     error_code = NULL, lease_owner = NULL, lease_until = NULL
-FROM unnest($1::text[], $2::text[]) AS e(mint_id, tx_hash), mint_queue old
-WHERE m.mint_id = e.mint_id AND old.id = m.id AND m.status IN ('pending', 'sent', 'owed')
+FROM unnest($1::text[], $2::text[]) AS e(mint_id, tx_hash)
+CROSS JOIN LATERAL (
+    SELECT id, status, ARRAY['pending', 'sent', 'owed'] AS unminted FROM mint_queue WHERE mint_id = e.mint_id OFFSET 0
+) old
+WHERE m.id = old.id AND m.status = ANY(old.unminted)
 RETURNING m.id, m.token_address, m.payment_id, old.status AS before,
           extract(epoch FROM now() - m.created_at)::float8 AS age_s,
           extract(epoch FROM now() - (SELECT created_at FROM payment_queue WHERE id = m.payment_id))::float8 AS paid_s

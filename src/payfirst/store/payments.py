@@ -101,7 +101,10 @@ SELECT id, fingerprint FROM (
             SELECT string_agg(concat_ws(' ', r.status, r.tx_hash), ',' ORDER BY r.id)
             FROM owed o JOIN refunds r ON r.owed_id = o.id WHERE o.payment_id = p.id AND p.status = 'completed'
         )), 0) AS fingerprint
-    FROM unnest($1::uuid[], $2::bigint[]) AS w(id, fingerprint) LEFT JOIN payment_queue p ON p.id = w.id
+    FROM unnest($1::uuid[], $2::bigint[]) AS w(id, fingerprint)
+    LEFT JOIN LATERAL (
+        SELECT id, status, finality, tx_hash, processed_at FROM payment_queue WHERE id = w.id OFFSET 0
+    ) p ON true
 ) now WHERE fingerprint IS DISTINCT FROM before
 """
 

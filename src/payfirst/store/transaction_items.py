@@ -28,17 +28,20 @@ INSERT INTO chain_transaction_items (transaction_id, position, refund_id)
 SELECT $1, ordinality - 1, id FROM unnest($2::uuid[]) WITH ORDINALITY AS i(id, ordinality)
 """
 
-# payment_items: the payments of some transactions, with the key by which evidence names them.
+# payment_items: the payments of some transactions, with the key by which evidence names them. Each is looked up by its
+# id (OFFSET 0 keeps it so): a plan that was made for a smaller table reads all of it.
 PAYMENT_ITEMS = """
 SELECT i.transaction_id, i.position, p.id, p.payer, p.authorization_nonce
-FROM chain_transaction_items i JOIN payment_queue p ON p.id = i.payment_id
+FROM chain_transaction_items i
+CROSS JOIN LATERAL (SELECT id, payer, authorization_nonce FROM payment_queue WHERE id = i.payment_id OFFSET 0) p
 WHERE i.transaction_id = ANY($1::bigint[])
 """
 
-# mint_items: the units of some transactions, with the id by which evidence names them.
+# mint_items: the units of some transactions, with the id by which evidence names them; as payment_items.
 MINT_ITEMS = """
 SELECT i.transaction_id, i.position, m.id, m.mint_id, m.token_address
-FROM chain_transaction_items i JOIN mint_queue m ON m.id = i.queue_id
+FROM chain_transaction_items i
+CROSS JOIN LATERAL (SELECT id, mint_id, token_address FROM mint_queue WHERE id = i.queue_id OFFSET 0) m
 WHERE i.transaction_id = ANY($1::bigint[])
 """
 

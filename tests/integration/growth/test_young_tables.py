@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
+import json
+from collections.abc import Iterator
+from typing import Any
 
 import asyncpg
 import pytest
+from postgres import Cluster
 
-from payfirst.store import adoption, auditing, crediting, payments
+from growth import filled
+from payfirst.store import adoption, attempts, auditing, crediting, mints, payments, transaction_items
 
 NETWORK, ASSET = "n", bytes(20)
 TAKEN, ASKED = 20_000, 1_500
@@ -36,3 +42,107 @@ async def test_authorizations_are_looked_up_one_by_one(database_url: str, name: 
     await connection.close()
     assert "Scan using authorizations_once" in plan, plan
     assert "Seq Scan on authorizations" not in plan, plan
+
+
+# What a launch meets: a shop that has sold little until then, whose tables were analyzed when nothing was under way.
+SOLD, UNDER_WAY, A_BLOCK = 3_000, 1_000, 50
+LAUNCH = (
+    "SET session_replication_role = replica",
+    "DELETE FROM payment_queue WHERE status = 'failed'",
+    "VACUUM (ANALYZE)",
+    """
+UPDATE payment_queue SET status = 'sent', finality = 'open', settled_block = NULL, settled_block_hash = NULL,
+    settled_log_index = NULL
+WHERE id IN (SELECT id FROM payment_queue WHERE status = 'completed' ORDER BY id DESC LIMIT $1)
+""",
+    """
+UPDATE mint_queue SET status = 'sent', minted_block = NULL
+WHERE payment_id IN (SELECT id FROM payment_queue WHERE status = 'sent')
+""",
+    """
+UPDATE chain_transactions SET state = 'sent'
+WHERE id IN (
+    SELECT i.transaction_id FROM chain_transaction_items i JOIN payment_queue p ON p.id = i.payment_id
+    WHERE p.status = 'sent')
+""",
+    "SET session_replication_role = DEFAULT",
+)
+
+
+def under_way(value: str, table: str = "payment_queue") -> str:
+    """An array of a value of some rows that are under way: so many as one of the first blocks has, of many more."""
+    state, count = "status", A_BLOCK
+    if table == "chain_transactions":
+        state, count = "state", A_BLOCK // filled.PAYMENTS_A_TRANSACTION
+    return f"ARRAY(SELECT {value} FROM (SELECT * FROM {table} WHERE {state} = 'sent' ORDER BY id LIMIT {count}) s)"
+
+
+BUSY: dict[str, tuple[str, tuple[str, ...]]] = {
+    "complete": (
+        crediting.MARK_COMPLETED,
+        tuple(
+            under_way(one)
+            for one in (
+                "id", "'sent'", "tx_hash", "1::bigint", "tx_hash", "row_number() OVER ()::int", "true", "'{}'::jsonb",
+                "supply_reserved", "supply_reserved",
+            )
+        ),
+    ),
+    "minted": (
+        mints.MARK_MINTED,
+        (under_way("mint_id", "mint_queue"), under_way("payment_tx_hash", "mint_queue"), "1"),
+    ),
+    "payments of": (transaction_items.PAYMENT_ITEMS, (under_way("id", "chain_transactions"),)),
+    "units of": (transaction_items.MINT_ITEMS, (under_way("id", "chain_transactions"),)),
+    "in flight": (attempts.READ_IN_FLIGHT, (f"'{filled.NETWORK}'", f"'{filled.ADDRESS}'")),
+    "watched": (payments.MOVED_ON, (under_way("id"), under_way("NULL::bigint"))),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def launched(postgres_18: Cluster) -> Iterator[str]:
+    """The tables of a shop that was quiet when they were analyzed, and has much under way now."""
+
+    async def launch(url: str) -> None:
+        await filled.fill(url, payments=SOLD, live=0)
+        connection = await asyncpg.connect(url)
+        await connection.execute("ALTER TABLE payment_queue SET (autovacuum_enabled = false)")
+        await connection.execute("ALTER TABLE mint_queue SET (autovacuum_enabled = false)")
+        await connection.execute("ALTER TABLE chain_transactions SET (autovacuum_enabled = false)")
+        for statement in LAUNCH:
+            await connection.execute(statement, *([UNDER_WAY] if "$1" in statement else []))
+        await connection.close()
+
+    with postgres_18.database(template=postgres_18.migrated_template) as url:
+        asyncio.run(launch(url))
+        yield url
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize("name", BUSY)
+async def test_a_launch_compares_nothing_with_all_that_is_under_way(launched: str, name: str, mode: str) -> None:
+    """By its statistics PostgreSQL thinks that no row is `sent`; each one was compared with the whole list."""
+    connection = await asyncpg.connect(launched, server_settings={"jit": "off", "plan_cache_mode": mode})
+    sql, arguments = BUSY[name]
+    quoted = ", ".join(f"quote_nullable(({one})::text)" for one in arguments)
+    values = ", ".join(await connection.fetchrow(f"SELECT {quoted}") or ())
+    await connection.execute(f"PREPARE judged AS {sql}")
+    transaction = connection.transaction()
+    await transaction.start()
+    explained = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE judged({values})")
+    await transaction.rollback()
+    await connection.close()
+    plan = json.loads(explained)[0]["Plan"]
+    assert _found(plan) >= A_BLOCK / 2, plan
+    assert _thrown_away(plan) <= SOLD, plan
+
+
+def _found(plan: dict[str, Any]) -> int:
+    """The most rows that a step of the plan gave, so that a statement which finds nothing proves nothing."""
+    return max([int(plan["Actual Rows"] * plan["Actual Loops"]), *(_found(one) for one in plan.get("Plans", ()))])
+
+
+def _thrown_away(plan: dict[str, Any]) -> int:
+    """How many rows, and pairs of rows, were read for nothing."""
+    here = sum(int(value) for key, value in plan.items() if key.startswith("Rows Removed by")) * plan["Actual Loops"]
+    return int(here) + sum(_thrown_away(one) for one in plan.get("Plans", ()))
