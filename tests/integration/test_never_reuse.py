@@ -13,7 +13,7 @@ from payfirst.store.payments import PAYMENT_OF_AUTHORIZATION
 NETWORKS = ("eip155:84532", "eip155:8453")
 ASSETS = (b"\xa1" * 20, b"\xa1" * 19 + b"\xa2")
 PAYERS = (b"\xb1" * 20, b"\xb1" * 19 + b"\xb2")
-NONCES = (bytes(31) + b"\x01", bytes(31) + b"\x02", b"\x01" + bytes(31))  # as who counts has them
+NONCES = (bytes(31) + b"\x01", bytes(31) + b"\x02", b"\x01" + bytes(31))  # as one who counts up has them
 TAKE = "INSERT INTO authorizations (network, asset, payer, authorization_nonce, payment_id) VALUES ($1, $2, $3, $4, $5)"
 
 

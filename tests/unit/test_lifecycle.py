@@ -63,7 +63,9 @@ def moves() -> list[tuple[str, str, str, frozenset[str], str]]:
                 if (name, column) == ("crediting.MARK_COMPLETED", "finality"):
                     continue  # no transition: a payment's finality begins here
                 expected = set(re.findall(rf"\b{column} = '(\w+)'", conditions))
-                for several in re.findall(rf"\b{column} IN \(([^)]*)\)", conditions):
+                lists = re.findall(rf"\b(?:{column}|expected) IN \(([^)]*)\)", conditions)
+                lists += re.findall(rf"\bARRAY\[([^]]*)\] AS {column}_before\b", rest)  # kept from the planner
+                for several in lists:
                     expected |= set(re.findall(r"'(\w+)'", several))
                 found.append((name, table, column, frozenset(expected), new.group(1)))
     return found

@@ -73,8 +73,8 @@ JOIN payment_queue p ON p.id = a.payment_id
 
 # mark_completed: the transfer is in a block at depth. Anyone may submit an authorization, so the money may
 # come before we sent it, and after we gave up.
-# What is named are the expected statuses, not the rows': by its statistics PostgreSQL may think that no row is `sent`,
-# reads all that are before it looks into the list, and compares each with the whole list.
+# The IN is on the expected status, not on the row's: where its statistics say that no row is `sent`, PostgreSQL reads
+# all that are and compares each with the whole list.
 # moves: pending -> completed, sent -> completed, failed -> completed
 MARK_COMPLETED = """
 UPDATE payment_queue p

@@ -85,8 +85,9 @@ WHERE m.id = ANY($1::uuid[]) AND m.status = 'pending' AND m.lease_owner = $6 AND
 """
 
 # mark_minted: the chain holds the mint id at depth, under whatever transaction; also for a unit given up as owed. Each
-# is looked up by its id (OFFSET 0 keeps it so), and the statuses in which it may be go with it: by its statistics
-# PostgreSQL may think that no unit is in one of them, and would compare all that are with the whole list.
+# is looked up by its mint id. The statuses come out of the subquery (OFFSET 0 keeps it one), so that the planner does
+# not know them: where its statistics say that no unit has one of them, it reads all that have and compares each with
+# the whole list.
 # moves: pending -> completed, sent -> completed, owed -> completed
 MARK_MINTED = """
 UPDATE mint_queue m
@@ -94,9 +95,10 @@ SET status = 'completed', mint_tx_hash = e.tx_hash, minted_block = $3, processed
     error_code = NULL, lease_owner = NULL, lease_until = NULL
 FROM unnest($1::text[], $2::text[]) AS e(mint_id, tx_hash)
 CROSS JOIN LATERAL (
-    SELECT id, status, ARRAY['pending', 'sent', 'owed'] AS unminted FROM mint_queue WHERE mint_id = e.mint_id OFFSET 0
+    SELECT id, status, ARRAY['pending', 'sent', 'owed'] AS status_before
+    FROM mint_queue WHERE mint_id = e.mint_id OFFSET 0
 ) old
-WHERE m.id = old.id AND m.status = ANY(old.unminted)
+WHERE m.id = old.id AND m.status = ANY(old.status_before)
 RETURNING m.id, m.token_address, m.payment_id, old.status AS before,
           extract(epoch FROM now() - m.created_at)::float8 AS age_s,
           extract(epoch FROM now() - (SELECT created_at FROM payment_queue WHERE id = m.payment_id))::float8 AS paid_s

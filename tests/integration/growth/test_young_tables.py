@@ -41,6 +41,7 @@ async def test_authorizations_are_looked_up_one_by_one(database_url: str, name: 
     plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {sql}", *arguments))
     await connection.close()
     assert "Scan using authorizations_once" in plan, plan
+    assert "sha256" in plan.partition("Index Cond")[2].splitlines()[0], plan
     assert "Seq Scan on authorizations" not in plan, plan
 
 
@@ -133,16 +134,14 @@ async def test_a_launch_compares_nothing_with_all_that_is_under_way(launched: st
     await transaction.rollback()
     await connection.close()
     plan = json.loads(explained)[0]["Plan"]
-    assert _found(plan) >= A_BLOCK / 2, plan
-    assert _thrown_away(plan) <= SOLD, plan
+    top = plan["Plans"][0] if plan["Node Type"] == "ModifyTable" else plan
+    assert top["Actual Rows"] >= A_BLOCK / 2, plan  # a statement that finds nothing proves nothing
+    assert _read_for_nothing(plan) <= SOLD / 3, plan
 
 
-def _found(plan: dict[str, Any]) -> int:
-    """The most rows that a step of the plan gave, so that a statement which finds nothing proves nothing."""
-    return max([int(plan["Actual Rows"] * plan["Actual Loops"]), *(_found(one) for one in plan.get("Plans", ()))])
-
-
-def _thrown_away(plan: dict[str, Any]) -> int:
-    """How many rows, and pairs of rows, were read for nothing."""
-    here = sum(int(value) for key, value in plan.items() if key.startswith("Rows Removed by")) * plan["Actual Loops"]
-    return int(here) + sum(_thrown_away(one) for one in plan.get("Plans", ()))
+def _read_for_nothing(plan: dict[str, Any]) -> int:
+    """How many rows of the queues were read because there are no more of them, and how many rows and pairs dropped."""
+    dropped = sum(int(value) for key, value in plan.items() if key.startswith("Rows Removed by"))
+    if plan["Node Type"] == "Seq Scan" and plan["Relation Name"] in ("payment_queue", "mint_queue"):
+        dropped += plan["Actual Rows"]
+    return int(dropped * plan["Actual Loops"]) + sum(_read_for_nothing(one) for one in plan.get("Plans", ()))
