@@ -205,9 +205,11 @@ async def test_fault_36_payers_with_code_that_burn_the_pre_flight_hold_up_nobody
         (honest,) = await rig.buyers(1)
         for burner in burners:
             await rig.chain.set_code(burner.address, b"\xfe")
+        await rig.chain.mine(1)  # a pre-flight looks at a block, and the one before knows nothing of the code
+        for burner in burners:
             await rig.pay(burner)
         await rig.pay(honest, 2)
-        await rig.until_counts(payments_completed=1, mints_completed=2, payments_pending=12)
+        await rig.until_counts(payments_completed=1, mints_completed=2)  # the burners wait, or are refused already
 
 
 async def test_a_mint_mined_without_effect_waits_longer_each_time(rig: Rig) -> None:

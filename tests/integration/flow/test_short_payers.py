@@ -19,10 +19,11 @@ async def answers_of(rig: Rig, buyer: Buyer, count: int) -> Counter[int]:
 
 
 async def until_refused(rig: Rig, buyer: Buyer) -> None:
-    """The API has heard of the payer's balance; what it still took until then may be a few payments."""
+    """The API has heard of the payer's balance; what it took or refused as too many until then may be a few."""
 
     async def is_refused() -> bool:
-        return (await rig.order(buyer)).status_code == 429
+        answer = await rig.order(buyer)
+        return answer.status_code == 429 and answer.json()["code"] == "payer_short_of_funds"
 
     await rig.until(is_refused)
 
