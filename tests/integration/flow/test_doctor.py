@@ -134,16 +134,16 @@ async def test_nothing_that_hangs_holds_it_up(
     rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: asyncpg.Pool
 ) -> None:
     """An endpoint that never answers, and a table that somebody has locked: each check ends in its time."""
-    monkeypatch.setattr(examination, "CHECK_S", 1.0)
+    monkeypatch.setattr(examination, "CHECK_S", 3.0)  # what does not hang answers within it on a busy machine
     monkeypatch.setattr("payfirst.chain.diagnosis.ENDPOINT_S", 0.5)
     async with silent_endpoint() as url, pool.acquire() as connection, connection.transaction():
         await connection.execute("LOCK TABLE owed, payment_queue IN ACCESS EXCLUSIVE MODE")
         started = time.monotonic()
         code, report = await doctor(rig, tmp_path, PAYFIRST_NETWORK__RPC_URLS=f"{rig.chain.url},{url}")
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 25
     assert code == 2
     for check in ("owed", "queue"):
-        assert says(of(report, check, "fault"), "no answer within 1 s")
+        assert says(of(report, check, "fault"), "no answer within 3 s")
     assert says(of(report, "rpc", "warning"), "endpoint 2", "does not answer")
     assert of(report, "asset", "ok")
 
