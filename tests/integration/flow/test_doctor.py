@@ -140,7 +140,7 @@ async def test_nothing_that_hangs_holds_it_up(
         await connection.execute("LOCK TABLE owed, payment_queue IN ACCESS EXCLUSIVE MODE")
         started = time.monotonic()
         code, report = await doctor(rig, tmp_path, PAYFIRST_NETWORK__RPC_URLS=f"{rig.chain.url},{url}")
-        assert time.monotonic() - started < 25
+        assert time.monotonic() - started < 10
     assert code == 2
     for check in ("owed", "queue"):
         assert says(of(report, check, "fault"), "no answer within 3 s")

@@ -209,7 +209,7 @@ async def test_fault_36_payers_with_code_that_burn_the_pre_flight_hold_up_nobody
         for burner in burners:
             await rig.pay(burner)
         await rig.pay(honest, 2)
-        await rig.until_counts(payments_completed=1, mints_completed=2)  # the burners wait, or are refused already
+        await rig.until_counts(payments_completed=1, mints_completed=2, payments_pending=12)
 
 
 async def test_a_mint_mined_without_effect_waits_longer_each_time(rig: Rig) -> None:
