@@ -18,7 +18,7 @@ PAY_TO = "0x" + "5e" * 20
 SIGNER = "0x" + "51" * 20
 PAYMENTS_A_SECOND = 100
 # What is settled in one transaction at that rate, while the next gathers for settle.linger_ms: end to end with
-# `--rate 100` had 10, 13 and 17.
+# `--rate 100` had 10 when it was run last (13 and 17 before, on other days); `--a-transaction` says another.
 PAYMENTS_A_TRANSACTION = 10
 UNITS_A_TRANSACTION = 250
 # On two cores, with five units each: about when the fill will end, and not later.

@@ -51,7 +51,7 @@ class SchemaStatus:
 
     @property
     def is_newer(self) -> bool:
-        """Whether a newer release has upgraded the tables. Migrations only add, so this one runs on them too."""
+        """Whether a newer release has upgraded the tables. They keep what this one uses, so it runs on them too."""
         return self.current is not None and not self.is_current and not self.pending
 
 
