@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -16,7 +18,7 @@ from payfirst.cli.main import app
 from payfirst.config import PRESETS, SETTINGS, VARIABLES
 
 ROOT = Path(__file__).parents[2]
-GROUPS = {group.name for group in app.registered_groups}
+PAYFIRST: Any = typer.main.get_command(app)
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -25,12 +27,30 @@ def text_of(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-def options_of(path_to_command: list[str]) -> set[str]:
-    """The options that a command takes."""
-    command = typer.main.get_command(app)
-    for word in path_to_command:
-        command = command.commands[word]  # type: ignore[attr-defined]  # a group, or the test above has failed
-    return {option for parameter in command.params for option in parameter.opts}
+def command_of(words: list[str]) -> Any:
+    """The command, or the group, that these words name; None where there is none."""
+    command = PAYFIRST
+    for word in words:
+        command = getattr(command, "commands", {}).get(word)
+    return command
+
+
+def every_command(group: Any, *words: str) -> Iterator[tuple[str, ...]]:
+    """Each of a group, in words."""
+    for name, command in group.commands.items():
+        yield (*words, name)
+        if hasattr(command, "commands"):
+            yield from every_command(command, *words, name)
+
+
+def test_every_command_says_what_it_is() -> None:
+    """By --help; the options are those of the documents' test below."""
+    commands = list(every_command(PAYFIRST))
+    assert len(commands) > 50
+    for words in commands:
+        result = CliRunner().invoke(app, [*words, "--help"])
+        assert result.exit_code == 0, words
+        assert command_of(list(words)).help.partition(".")[0].split()[0] in result.stdout, words
 
 
 def test_the_diagrams_are_drawn_from_the_tables() -> None:
@@ -50,11 +70,11 @@ def test_every_command_in_a_document_exists(path: Path) -> None:
     for line in spoken:
         words = shlex.split(line)[1:]
         path_to_command = [word for word in words if re.fullmatch(r"[a-z]+(?:-[a-z]+)?", word)][:2]
-        if path_to_command[0] not in GROUPS:
+        if not hasattr(command_of(path_to_command[:1]), "commands"):
             path_to_command = path_to_command[:1]
-        result = CliRunner().invoke(app, [*path_to_command, "--help"])
-        assert result.exit_code == 0, line
-        known = options_of(path_to_command)
+        command = command_of(path_to_command)
+        assert command is not None, line
+        known = {option for parameter in command.params for option in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= known, line
     targets = set(re.findall(r"^([a-z-]+):", text_of("Makefile"), re.MULTILINE))
     for target in re.findall(r"(?:^|`)make ([a-z-]+)", document, re.MULTILINE):

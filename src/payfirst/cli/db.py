@@ -16,7 +16,7 @@ from payfirst.local.postgres import redacted
 from payfirst.store import migrate
 from payfirst.store import roles as database_roles
 
-app = typer.Typer(help="The database's tables.", no_args_is_help=True)
+app = typer.Typer()
 console = Console(highlight=False, soft_wrap=True)
 
 

@@ -26,7 +26,7 @@ from payfirst.units import utc_text
 
 T = TypeVar("T")
 
-app = typer.Typer(help="Settings that a running system takes up within seconds.", no_args_is_help=True)
+app = typer.Typer()
 console = Console(highlight=False, soft_wrap=True)
 
 SettingArgument = Annotated[str, typer.Argument(help="Such as settle.batch_max.")]

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import payfirst
-from payfirst.cli import db, live_settings, mints, owed, payments, refunds, signers, tokens, wallets
+from payfirst.cli import groups
 from payfirst.cli.buy import buy
 from payfirst.cli.output import ActorOption
 from payfirst.cli.settings import ConfigOption
@@ -25,15 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(db.app, name="db")
-app.add_typer(tokens.app, name="tokens")
-app.add_typer(signers.app, name="signers")
-app.add_typer(payments.app, name="payments")
-app.add_typer(mints.app, name="mints")
-app.add_typer(owed.app, name="owed")
-app.add_typer(live_settings.app, name="settings")
-app.add_typer(refunds.app, name="refunds")
-app.add_typer(wallets.app, name="wallets")
+groups.add_to(app)
 
 # Each command imports what it needs when it runs: the API's processes have no use for the signers' libraries.
 

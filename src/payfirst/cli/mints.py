@@ -24,7 +24,7 @@ COLUMNS = (
     "held_reason", "attempts", "next_attempt_at", "created_at", "processed_at",
 )  # fmt: skip
 
-app = typer.Typer(help="The units that payments have paid for: list, show, try again.", no_args_is_help=True)
+app = typer.Typer()
 
 
 @app.command("list")

@@ -23,7 +23,7 @@ COLUMNS = (
 )  # fmt: skip
 ID_MAX = 2**63 - 1
 
-app = typer.Typer(help="Debts: to buyers for what could not be delivered, to the seller.", no_args_is_help=True)
+app = typer.Typer()
 
 
 class Status(Enum):

@@ -33,7 +33,7 @@ COLUMNS = (
     "held_reason", "attempts", "created_at", "processed_at",
 )  # fmt: skip
 
-app = typer.Typer(help="Payments: list, learn why one is late, hold, release, reset.", no_args_is_help=True)
+app = typer.Typer()
 
 IdsArgument = Annotated[list[str], typer.Argument(metavar="ID…", help="Ids of payments.")]
 ReasonOption = Annotated[str, typer.Option(help="Why.")]

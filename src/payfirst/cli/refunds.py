@@ -31,7 +31,7 @@ AT_ONCE_MAX = 1_000
 
 T = TypeVar("T")
 
-app = typer.Typer(help="What buyers are given back of what could not be minted.", no_args_is_help=True)
+app = typer.Typer()
 console = Console(highlight=False, soft_wrap=True)
 
 

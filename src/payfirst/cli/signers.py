@@ -31,7 +31,7 @@ PASSPHRASE_LENGTH_MIN = 8
 
 T = TypeVar("T")
 
-app = typer.Typer(help="The keys that settle, mint and refund.", no_args_is_help=True)
+app = typer.Typer()
 console = Console(highlight=False, soft_wrap=True)
 
 

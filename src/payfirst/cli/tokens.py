@@ -32,7 +32,7 @@ DECIMALS = 18  # of MintToken
 
 T = TypeVar("T")
 
-app = typer.Typer(help="What is for sale.", no_args_is_help=True)
+app = typer.Typer()
 console = Console(highlight=False, soft_wrap=True)
 
 TokenArgument = Annotated[str, typer.Argument(help="The token's contract.")]

@@ -18,7 +18,7 @@ from payfirst.units import Address, checksum_address, hex_text, parse_address
 
 COLUMNS = ("payer", "burns", "unsettled", "created_at", "until")
 
-app = typer.Typer(help="Payers that are set apart for a while: their accounts' code burned gas.", no_args_is_help=True)
+app = typer.Typer()
 
 
 @app.command("list")
