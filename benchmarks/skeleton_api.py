@@ -17,6 +17,7 @@ from payfirst.api.problems import JSON, Answer, send_answer
 from payfirst.api.server import BACKLOG, new_event_loop, serve
 from payfirst.cli import processes
 from payfirst.config import Config, load
+from payfirst.errors import PayerError
 from payfirst.local.demo.accounts import PRICE
 from payfirst.local.demo.stage import asset_of
 from payfirst.store import database, payments
@@ -70,8 +71,12 @@ class Skeleton:
         headers = dict(scope["headers"])
         raw = headers.get(b"payment-signature")
         version: Literal[1, 2] = 1 if raw is None else 2
-        payload = PaymentPayload.from_header(raw or headers[b"x-payment"], version=version)
-        verify(payload, self._terms, now=UnixTime(int(time.time())))
+        try:
+            payload = PaymentPayload.from_header(raw or headers[b"x-payment"], version=version)
+            verify(payload, self._terms, now=UnixTime(int(time.time())))
+        except PayerError as error:
+            await send_answer(send, Answer(402, (JSON,), str(error).encode()))
+            return
         paid = payload.authorization
         payment = NewPayment(
             id=self._ids.draw(),

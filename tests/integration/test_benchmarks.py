@@ -28,8 +28,9 @@ async def test_a_batch_of_growth_lives_to_its_last_mint(database_url: str) -> No
     await connection.close()
 
 
-async def test_a_filled_history_is_whole(database_url: str) -> None:
-    """Keys and triggers are there again after the fill, and each payment has its units."""
+async def test_a_filled_history_is_whole(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys and triggers are there again after the fill, and each payment has its units, in however many statements."""
+    monkeypatch.setattr(growth_fill, "WRITTEN_AT_ONCE", 70)
     connection = await asyncpg.connect(database_url)
     keys = (
         "SELECT (SELECT count(*) FROM pg_constraint WHERE conname = 'payment_first')"
@@ -49,5 +50,7 @@ async def test_the_skeleton_mints_what_it_accepts() -> None:
     async with open_stage(Shape(bare=True, payers=PAYMENTS)) as stage, load() as client:
         fired = await measure(stage, client, stage.order(PAYMENTS, connections=16))
         assert fired.accepted == PAYMENTS
+        refused = await measure(stage, client, stage.order(PAYMENTS, connections=16, kind="bad_signature"))
+        assert refused.accepted == 0
         assert await minted(stage, PAYMENTS, MINTED_S_MAX) == PAYMENTS
         assert await stage.pool.fetchval("SELECT sum(reserved)::int FROM tokens") == 0
