@@ -125,7 +125,7 @@ async def minted(stage: Stage, wanted: int, within_s: float) -> int:
         if now != left:
             left, changed = now, time.monotonic()
         if not now or time.monotonic() - changed > within_s:
-            done: int = await stage.pool.fetchval(MINTED, timeout=COUNT_S_MAX)
+            done: int = await stage.pool.fetchval(MINTED, timeout=COUNT_S_MAX) - stage.shape.sold
             if done >= wanted or time.monotonic() - changed > within_s:
                 return done
         await asyncio.sleep(LOOK_S)

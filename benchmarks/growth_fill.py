@@ -133,14 +133,15 @@ class History:
     payments: int
     units: int  # of each payment
     a_transaction: int = PAYMENTS_A_TRANSACTION  # payments settled in one
+    network: str = NETWORK
 
 
 async def fill(connection: asyncpg.Connection[asyncpg.Record], history: History, *, say: Any = print) -> None:
     """Write the rows. Raises RuntimeError when they are not what the triggers demand."""
     values: dict[str, Any] = {
         "n": history.payments, "units": history.units, "rate": PAYMENTS_A_SECOND, "batch": history.a_transaction,
-        "mints_batch": UNITS_A_TRANSACTION, "network": NETWORK, "token": TOKEN, "asset": ASSET, "pay_to": PAY_TO,
-        "signer": SIGNER,
+        "mints_batch": UNITS_A_TRANSACTION, "network": history.network, "token": TOKEN, "asset": ASSET,
+        "pay_to": PAY_TO, "signer": SIGNER,
     }  # fmt: skip
     # One moment for all statements, because ids begin with the time; and that of the end of the fill, more or less.
     values["now"] = str(

@@ -70,6 +70,16 @@ async def _long(asked: Asked) -> dict[str, Any]:
     return await end_to_end.section(Shape(signers=2), rate=asked.rate or 1_000.0, seconds=asked.seconds or 300.0)
 
 
+async def _launch(asked: Asked) -> dict[str, Any]:
+    """A shop that has sold a little, was analyzed while it was quiet, and sells at once; beside a new one."""
+    return {
+        f"after_{sold}_sold": await end_to_end.section(
+            Shape(sold=sold), rate=asked.rate or 1_000.0, seconds=asked.seconds or 15.0
+        )
+        for sold in (0, 300, 3_000)
+    }
+
+
 async def _scaling(asked: Asked) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for apis in (1, 2, 3):
@@ -84,7 +94,7 @@ async def _scaling(asked: Asked) -> dict[str, Any]:
 
 Section = Callable[[Asked], Awaitable[dict[str, Any]]]
 
-# In the order in which they run. The last two run only when they are asked for.
+# In the order in which they run. The last three run only when they are asked for.
 SECTIONS: dict[str, Section] = {
     "accept": _accept,
     "end_to_end": _end_to_end,
@@ -93,8 +103,9 @@ SECTIONS: dict[str, Section] = {
     "gas": _gas,
     "metrics": _metrics,
     "bad_input": _bad_input,
+    "launch": _launch,
     "scaling": _scaling,
     "long": _long,
 }
 QUICK = ("accept", "end_to_end", "gas")
-WHOLE = tuple(name for name in SECTIONS if name not in ("scaling", "long"))
+WHOLE = tuple(name for name in SECTIONS if name not in ("launch", "scaling", "long"))

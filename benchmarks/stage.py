@@ -12,9 +12,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import aiohttp
+import asyncpg
 import msgspec
 
-from benchmarks import cpu
+from benchmarks import cpu, growth_fill
+from benchmarks.growth_fill import History
 from benchmarks.load import Order, Result, Shop
 from payfirst import config as configuration
 from payfirst.chain.abi import encode_call
@@ -46,6 +48,7 @@ from payfirst.units import (
 BLOCKS_KEPT, STATES_KEPT = 128, 104
 PAYER_FUNDS = AtomicAmount(10**12)
 MAX_MINT_COUNT = 10**9
+ANOTHER_NETWORK = "eip155:1"
 SIGN_S_MAX = 300.0
 RUN_S_MAX = 400.0
 
@@ -75,6 +78,7 @@ class Shape:
     bare: bool = False  # True: benchmarks.skeleton in payfirst's place, with one worker at most
     block_s: float = 1.0
     payers: int = 1_000  # they take turns
+    sold: int = 0  # payments settled and minted earlier, after which the tables were analyzed
     variables: dict[str, str] = field(default_factory=dict)
 
 
@@ -129,6 +133,8 @@ async def open_stage(shape: Shape) -> AsyncIterator[Stage]:
         stack.push_async_callback(asyncio.to_thread, server.stop)
         url = await asyncio.to_thread(server.start)
         await asyncio.to_thread(migrate.upgrade, url)
+        if shape.sold:
+            await _sell(url, shape.sold)
         origin = await stack.enter_async_context(LocalChain(block_time_s=None))
         chain = await stack.enter_async_context(
             LocalChain(
@@ -204,6 +210,15 @@ _BARE = {
     name: (sys.executable, "-m", "benchmarks.skeleton", argument)
     for name, argument in (("api", "api"), ("worker-1", "worker"))
 }
+
+
+async def _sell(url: str, count: int) -> None:
+    """On another network, so that this chain has none of them; what PostgreSQL knows of its tables is of them all."""
+    connection = await asyncpg.connect(url)
+    try:
+        await growth_fill.fill(connection, History(count, 1, network=ANOTHER_NETWORK), say=lambda _: None)
+    finally:
+        await connection.close()
 
 
 async def _stand_in(pool: Pool, config: Config, token: Address) -> None:
