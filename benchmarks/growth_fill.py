@@ -172,8 +172,10 @@ async def fill(connection: asyncpg.Connection[asyncpg.Record], history: History,
     if history.payments:
         for row in constraints:
             await connection.execute(f"ALTER TABLE {row['of']} ADD CONSTRAINT {row['name']} {row['definition']}")
+            say(f"· {row['of']}: {row['name']}")
         for row in indexes:
             await connection.execute(row["definition"])
+            say(f"· index {row['name']}")
         for table in ("payment_queue", "mint_queue"):
             await connection.execute(f"ALTER TABLE {table} ENABLE TRIGGER USER")
         say("· keys and indexes are made and checked")
