@@ -14,12 +14,13 @@ from starlette.types import Receive, Scope, Send
 from benchmarks.load import BODY
 from payfirst.api.mint_request import token_in_path
 from payfirst.api.problems import JSON, Answer, send_answer
-from payfirst.api.server import BACKLOG, new_event_loop, serve
+from payfirst.api.server import BACKLOG, serve
 from payfirst.cli import processes
 from payfirst.config import Config, load
 from payfirst.errors import PayerError
 from payfirst.local.demo.accounts import PRICE
 from payfirst.local.demo.stage import asset_of
+from payfirst.ops.event_loop import new_event_loop
 from payfirst.store import database, payments
 from payfirst.store.database import Pool
 from payfirst.store.ids import Ids

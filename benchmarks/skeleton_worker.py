@@ -17,6 +17,7 @@ from payfirst.chain.signers import Signer
 from payfirst.cli.work import terms
 from payfirst.config import load
 from payfirst.lifecycle import PaymentStatus
+from payfirst.ops.event_loop import new_event_loop
 from payfirst.pipeline.terms import Terms
 from payfirst.store import crediting, database, heads, mints, settling, signers, tokens, transaction_items, transactions
 from payfirst.store.crediting import Completion, CreditCandidate
@@ -295,4 +296,5 @@ async def _work() -> None:
 
 def main() -> None:
     """Until SIGTERM."""
-    asyncio.run(_work())
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:  # as payfirst does
+        runner.run(_work())

@@ -10,12 +10,13 @@ import socket
 from pathlib import Path
 
 from payfirst.api.app import create_app
-from payfirst.api.server import BACKLOG, new_event_loop
+from payfirst.api.server import BACKLOG
 from payfirst.api.server import serve as serve_at
 from payfirst.cli import processes, settings
 from payfirst.config import Config, load
 from payfirst.errors import OperatorError
 from payfirst.ops import log
+from payfirst.ops.event_loop import new_event_loop
 from payfirst.ops.latency import keep_collections_short
 
 # Beside connections: sockets to the database, libraries, the log.

@@ -15,6 +15,7 @@ from payfirst.cli import settings
 from payfirst.config import live
 from payfirst.errors import OperatorError
 from payfirst.ops import log
+from payfirst.ops.event_loop import new_event_loop
 from payfirst.ops.latency import keep_collections_short
 from payfirst.pipeline import worker
 from payfirst.pipeline.terms import LayOver, TakenUp, Terms
@@ -30,7 +31,8 @@ def work(config: Path | None) -> None:
     log.configure(loaded.log.format, loaded.log.level)
     with settings.database(loaded) as url:
         settings.demand_current_schema(url)
-        asyncio.run(_work(loaded, url))
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(_work(loaded, url))
 
 
 async def _work(loaded: configuration.Config, url: str) -> None:
