@@ -1,4 +1,4 @@
-"""A database as trade would have left it: so many payments, 100 a second until now, settled and minted in batches.
+"""A database as trade would have left it: so many, 100 a second until it begins, settled and minted in batches.
 
 Indexes and keys are dropped, the rows written in their order, and indexes and keys made again: PostgreSQL checks each
 of them as it makes it. What triggers would have checked is asked at the end.
@@ -21,8 +21,6 @@ PAYMENTS_A_SECOND = 100
 # `--rate 100` had 10 when it was run last (13 and 17 before, on other days); `--a-transaction` says another.
 PAYMENTS_A_TRANSACTION = 10
 UNITS_A_TRANSACTION = 250
-# On two cores, with five units each: about when the fill will end, and not later.
-FILLED_A_SECOND = 6_000
 # Payments written by one statement, so that it sorts in little room and says how far it has come.
 WRITTEN_AT_ONCE = 1_000_000
 TABLES = (
@@ -143,10 +141,8 @@ async def fill(connection: asyncpg.Connection[asyncpg.Record], history: History,
         "mints_batch": UNITS_A_TRANSACTION, "network": history.network, "token": TOKEN, "asset": ASSET,
         "pay_to": PAY_TO, "signer": SIGNER,
     }  # fmt: skip
-    # One moment for all statements, because ids begin with the time; and that of the end of the fill, more or less.
-    values["now"] = str(
-        await connection.fetchval("SELECT now() + $1 * interval '1 second'", history.payments / FILLED_A_SECOND)
-    )
+    # One moment for all statements, because ids begin with the time.
+    values["now"] = str(await connection.fetchval("SELECT now()"))
     values["payments"] = _PAYMENTS.format(**values)
     for setting in ("maintenance_work_mem = '1GB'", "work_mem = '256MB'", "synchronous_commit = off", "jit = off"):
         await connection.execute(f"SET {setting}")

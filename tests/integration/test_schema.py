@@ -226,6 +226,23 @@ async def test_an_upgrade_that_never_may_says_so(empty_database_url: str, monkey
     assert migrate.status(empty_database_url).current == migrate.revisions()[0]
 
 
+async def test_statistics_wait_for_a_vacuum(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What PostgreSQL is told of its tables keeps nobody from a row, so it need not give way at once.
+
+    It outwaits a vacuum of PostgreSQL's own, which is ended for it after a second.
+    """
+    monkeypatch.setattr(alembic_run, "GIVE_UP_S", 0.0)  # who gives way once has given up
+    migrate.downgrade(database_url, "0011")
+    vacuuming = await asyncpg.connect(database_url)
+    async with vacuuming.transaction():
+        await vacuuming.execute("LOCK TABLE mint_queue IN SHARE UPDATE EXCLUSIVE MODE")
+        upgrading = asyncio.create_task(asyncio.to_thread(migrate.upgrade, database_url))
+        await asyncio.sleep(1)
+        assert not upgrading.done()
+    await upgrading
+    await vacuuming.close()
+
+
 async def test_the_downgrade_leaves_nothing(any_empty_database_url: str) -> None:
     """No table, no function, no index of payfirst's stays."""
     migrate.upgrade(any_empty_database_url)
@@ -251,14 +268,21 @@ def test_the_revisions_are_read_as_alembic_reads_them() -> None:
 
 
 @pytest.mark.parametrize(
-    "modules",
-    ["payfirst.cli.main", "payfirst.cli.main, payfirst.cli.serve", "payfirst.cli.main, payfirst.cli.payments"],
+    "run",
+    [
+        "import payfirst.cli.main",
+        "import payfirst.cli.main, payfirst.cli.serve",
+        "import payfirst.cli.main, payfirst.cli.payments",
+        "from payfirst.cli.main import app; app(['--help'], standalone_mode=False)",
+        "from payfirst.cli.main import app; app(['payments', 'list', '--help'], standalone_mode=False)",
+    ],
 )
-def test_a_command_does_not_load_what_only_some_need(modules: str) -> None:
+def test_a_command_does_not_load_what_only_some_need(run: str) -> None:
     """Each command starts a process, the API's too; what migrates, signs or asks a chain would double it."""
-    of_some = "{'alembic', 'sqlalchemy', 'eth_account', 'eth_abi', 'aiohttp'}"
-    code = f"import sys, {modules}; print({of_some} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+    of_some = "{'alembic', 'sqlalchemy', 'eth_account', 'eth_abi', 'aiohttp', 'payfirst.cli.tokens'}"
+    code = f"import sys\n{run}\nprint('loaded', {of_some} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.endswith("loaded set()\n")
 
 
 OWED_BEFORE = (

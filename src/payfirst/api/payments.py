@@ -60,13 +60,15 @@ class Stats:
 
     async def _read(self) -> tuple[bytes | StoreUnavailable, float]:
         """The document or the failure, and how long a connection counted: to wait for one costs PostgreSQL nothing."""
+        began: float | None = None
         try:
             async with self._runtime.reading("count the queue") as connection:
                 began = time.monotonic()
                 stats = await queue_stats.read(connection, self._queue)
                 counted_s = time.monotonic() - began
         except StoreUnavailable as error:
-            return error, 0.0
+            # A count that was cut off has cost what it took: begun again at once it would be all that PostgreSQL does.
+            return error, 0.0 if began is None else time.monotonic() - began
         return _ENCODER.encode(stats_document(self._queue, stats)), counted_s
 
 

@@ -28,7 +28,7 @@ GROUPS: Final[dict[str, tuple[str, str]]] = {
 
 
 class _Later(TyperGroup):
-    """One of them."""
+    """One of them, without commands until they are asked for."""
 
     _imported: MutableMapping[str, Any] | None = None
 
@@ -42,7 +42,7 @@ class _Later(TyperGroup):
 
     @commands.setter
     def commands(self, none: MutableMapping[str, Any]) -> None:
-        """There are none before they are imported."""
+        """Typer hands over those that were registered here: none, as each stands in its module."""
 
 
 def add_to(app: typer.Typer) -> None:

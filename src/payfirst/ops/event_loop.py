@@ -7,7 +7,7 @@ import importlib.util
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's, which takes a fifth less CPU time a payment; asyncio's own where there is no wheel of it."""
+    """uvloop's, which takes less CPU time (benchmarks/README.md); asyncio's own where there is no wheel of it."""
     if importlib.util.find_spec("uvloop"):
         import uvloop
 

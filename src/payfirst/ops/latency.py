@@ -146,7 +146,7 @@ class LoopMonitor:
     A call is scheduled every 5 ms; measured is how much later than asked it runs. That is the time in which the
     loop served nobody: a callback that does not yield, garbage collection, or a process that got no CPU. A stall that
     begins between two looks is seen up to 5 ms short, and a call is always late by the timer's own resolution
-    (about 0.1 ms, at times 1 ms). Use it in the loop's own thread.
+    (about 0.1 ms, at times 1 ms; uvloop's clock has whole milliseconds). Use it in the loop's own thread.
     """
 
     def __init__(

@@ -11,6 +11,7 @@ import pytest
 import payfirst
 from payfirst.api import payments
 from payfirst.api.runtime import READS_AT_ONCE_MAX
+from payfirst.store import queue_stats
 from payfirst.store.database import Pool
 from payfirst.units import checksum_address, hex_text
 
@@ -212,6 +213,17 @@ async def test_stats_are_read_anew(shop: Shop, buyer: Buyer, monkeypatch: pytest
     await shop_sql.complete(shop.pool, await accepted(shop, buyer), quantity=1)
     await asyncio.sleep(payments.STATS_AGE_S + 0.1)
     assert (await shop.client.get("/api/queue/stats")).content == first
+
+
+async def test_a_count_that_was_cut_off_is_not_begun_again_at_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has cost what it took: asked for again and again it would be all that PostgreSQL does."""
+    monkeypatch.setattr(queue_stats, "COUNT_S_MAX", 0.5)
+    monkeypatch.setattr(payments, "STATS_SHARE_MAX", 1e-3)
+    async with shop.pool.acquire() as connection, connection.transaction():
+        await connection.execute("LOCK TABLE payment_queue IN ACCESS EXCLUSIVE MODE")
+        assert (await shop.client.get("/api/payment/stats")).status_code == 503
+    await asyncio.sleep(payments.STATS_AGE_S + 0.1)
+    assert (await shop.client.get("/api/payment/stats")).status_code == 503
 
 
 async def test_the_wait_for_a_connection_makes_stats_no_older(shop: Shop, buyer: Buyer) -> None:

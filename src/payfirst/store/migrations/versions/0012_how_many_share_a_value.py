@@ -24,11 +24,22 @@ SHARES = (
 )
 
 
+# The lock that this takes waits for a vacuum, and keeps no statement from a row. PostgreSQL ends an autovacuum that one
+# waits for, but only after deadlock_timeout (1 s): who gives way before that would give way for as long as it runs.
+LOCK_TIMEOUT = "3s"
+
+
 def upgrade() -> None:
-    for table, column, share in SHARES:
-        op.execute(f"ALTER TABLE {table} ALTER COLUMN {column} SET (n_distinct = {share})")
+    _each("SET (n_distinct = {share})")
 
 
 def downgrade() -> None:
-    for table, column, _ in SHARES:
-        op.execute(f"ALTER TABLE {table} ALTER COLUMN {column} RESET (n_distinct)")
+    _each("RESET (n_distinct)")
+
+
+def _each(change: str) -> None:
+    before = op.get_bind().exec_driver_sql("SHOW lock_timeout").scalar_one()
+    op.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+    for table, column, share in SHARES:
+        op.execute(f"ALTER TABLE {table} ALTER COLUMN {column} {change.format(share=share)}")
+    op.execute(f"SET LOCAL lock_timeout = '{before}'")
