@@ -34,6 +34,12 @@ async def db(any_database_url: str) -> AsyncIterator[Db]:
     await connection.close()
 
 
+LOCKS_WANTED = (
+    "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database"
+    " WHERE NOT granted AND datname = current_database()"
+)
+
+
 async def payment(db: Db, status: str, *, quantity: int = 2, log: int = 0) -> uuid.UUID:
     """A payment row as it stands in a status, without mints."""
     found: uuid.UUID = await db.fetchval(
@@ -198,12 +204,8 @@ async def test_an_upgrade_that_has_to_wait_lets_others_pass(empty_database_url: 
     async with reading.transaction():
         await reading.execute("SELECT FROM payment_queue")
         upgrading = asyncio.create_task(asyncio.to_thread(migrate.upgrade, empty_database_url))
-        wanting = (
-            "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database"
-            " WHERE NOT granted AND datname = current_database()"
-        )
         for _ in range(2):  # it comes back
-            while not await buying.fetchval(wanting):  # noqa: ASYNC110 - a lock has no event
+            while not await buying.fetchval(LOCKS_WANTED):  # noqa: ASYNC110 - a lock has no event
                 await asyncio.sleep(0.01)
             await buying.execute("SELECT FROM payment_queue", timeout=5)
         assert not upgrading.done()
@@ -237,9 +239,13 @@ async def test_statistics_wait_for_a_vacuum(database_url: str, monkeypatch: pyte
     async with vacuuming.transaction():
         await vacuuming.execute("LOCK TABLE mint_queue IN SHARE UPDATE EXCLUSIVE MODE")
         upgrading = asyncio.create_task(asyncio.to_thread(migrate.upgrade, database_url))
-        await asyncio.sleep(1)
+        while not await vacuuming.fetchval(LOCKS_WANTED):
+            assert not upgrading.done()
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(1)  # PostgreSQL's deadlock_timeout, after which it ends a vacuum of its own
         assert not upgrading.done()
     await upgrading
+    assert migrate.status(database_url).is_current
     await vacuuming.close()
 
 
