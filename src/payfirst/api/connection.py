@@ -18,6 +18,7 @@ from payfirst.api import problems
 from payfirst.api.exchange import Exchange, response_head
 from payfirst.api.problems import Answer
 from payfirst.api.request_reader import NotRead, Peer, RequestReader
+from payfirst.api.turns import Turns
 from payfirst.ops.log import get_logger
 
 HEAD_TIMEOUT_S: Final = 10.0
@@ -51,6 +52,7 @@ class Connections:
         self.refused: set[Connection] = set()  # beyond the limit: each ends once it has been told
         self.connections_max = connections_max
         self.is_stopping = False
+        self.turns = Turns(self.loop)
         self._date = (0, b"")
 
     def date_line(self) -> bytes:
@@ -69,6 +71,7 @@ class Connections:
     def stop(self) -> None:
         """Each connection ends with the answers it owes, those that owe none now."""
         self.is_stopping = True
+        self.turns.stop()
         for connection in list(self.connections):
             connection.end_when_idle()
         for connection in list(self.refused):
@@ -86,6 +89,8 @@ class Connection(asyncio.Protocol):
         self._exchanges: deque[Exchange] = deque()  # the first is being answered
         self._reader: RequestReader  # from the moment the client has connected
         self._task: asyncio.Task[None] | None = None
+        self._awaits_turn = False  # the first has not been begun
+        self._refused_in_a_row = 0  # answers, up to the last
         self._writable: asyncio.Future[None] | None = None
         self._refusal: Answer | None = None  # once the requests before it are answered
         self._is_reading = True
@@ -158,8 +163,8 @@ class Connection(asyncio.Protocol):
             self._is_deaf = reader.is_over
             if reader.has_open_head and (reader.began_a_head or not had_open_head):
                 self._since = self.loop.time()
-        if self._task is None and self._exchanges:
-            self._begin()
+        if self._task is None and self._exchanges and not self._awaits_turn:
+            self._take_turn()
         self._pause_if_full()
 
     # ---- the exchange's calls ----------------------------------------------------------------------
@@ -213,7 +218,12 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def _take_turn(self) -> None:
+        self._awaits_turn = True
+        self._shared.turns.take(self._begin, refused_in_a_row=self._refused_in_a_row)
+
     def _begin(self) -> None:
+        self._awaits_turn = False
         exchange = self._exchanges[0]
         # Kept by the connection, which is kept until it has ended and by the task itself.
         self._task = self.loop.create_task(self._answer(exchange))
@@ -235,6 +245,7 @@ class Connection(asyncio.Protocol):
 
     def _answered(self, exchange: Exchange) -> None:
         self._exchanges.popleft()
+        self._refused_in_a_row = self._refused_in_a_row + 1 if exchange.is_refused else 0
         self._since = self.loop.time()
         self._is_idle = True
         exchange.wake()
@@ -248,7 +259,7 @@ class Connection(asyncio.Protocol):
             else:
                 self._close()
         elif self._exchanges:
-            self._begin()
+            self._take_turn()
         elif self._refusal is not None:
             self._refuse(self._refusal)
         elif exchange.is_gone or self._shared.is_stopping:

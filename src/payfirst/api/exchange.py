@@ -56,7 +56,7 @@ class Exchange:
 
     __slots__ = (
         "_asked", "_body", "_connection", "_expects", "_has_body", "_is_begun", "_is_chunked", "_is_given", "_is_head",
-        "_start", "is_answered", "is_gone", "is_whole", "keeps_alive", "scope",
+        "_start", "is_answered", "is_gone", "is_refused", "is_whole", "keeps_alive", "scope",
     )  # fmt: skip
 
     def __init__(self, connection: Wire, scope: Scope, *, keeps_alive: bool, expects: bool) -> None:
@@ -68,6 +68,7 @@ class Exchange:
         self.is_gone = False  # the client has ended its side, or the connection
         self._is_begun = False  # the answer's head is written
         self.is_answered = False
+        self.is_refused = False  # a 4xx: the request was not what it has to be
         self._start: Message | None = None
         self._connection = connection
         self._body = b""
@@ -133,6 +134,7 @@ class Exchange:
 
     def _begin(self, start: Message, body: bytes, *, is_last: bool) -> bytes:
         status: int = start["status"]
+        self.is_refused = 400 <= status < 500
         self._has_body = status not in _NO_BODY and not self._is_head
         headers: list[Header] = list(start["headers"])
         if status not in _NO_BODY and b"content-length" not in dict(headers):

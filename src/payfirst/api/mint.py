@@ -266,26 +266,35 @@ class MintRoute:
     ) -> Answer:
         """Never refuse a payment that was accepted before: a client that sees 402 signs another one and pays twice.
 
-        It may have expired, sold out or grown dearer since. Only its payer's own signature is worth the look-up, or one
-        that a smart wallet may have made: also where such are taken no longer.
+        It may have expired, sold out or grown dearer since. That is told to its payer alone, known by the signature,
+        and to who may be a smart wallet: also where such are taken no longer.
         """
-        # What is refused for now was verified before.
-        is_signed = (
-            isinstance(refusal, NotNow)
-            or (not isinstance(refusal, BadSignature) and self._is_signed_by_payer(payload))
-            or self._may_be_by_wallet(payload)
-        )
-        if is_signed:
-            if (payment.payer, payment.nonce) in self._storing:
-                raise OutcomeUnknown("an earlier request with this authorization is being stored")
-            stored = await service.acceptor.find(payment)
-            if stored is not None:
-                return await self._accepted_before(stored, payment.quantity, version)
+        may_be_accepted = not isinstance(refusal, BadSignature) or self._may_be_by_wallet(payload)
+        if may_be_accepted:
+            # Looked up before its signer is recovered: hundreds share a look-up, and next to nothing of what is refused
+            # is found, so that to recover each would be the dearest thing that is done for it.
+            try:
+                found = await self._find(service, payment)
+            except (AuthorizationReused, StoreUnavailable):
+                if self._is_by_payer(payload, refusal):
+                    raise
+            else:
+                if found is not None and self._is_by_payer(payload, refusal):
+                    return await self._accepted_before(found, payment.quantity, version)
         if isinstance(refusal, InvalidPayment) and requirements is not None:
             return _payment_required(requirements, error=refusal.code, detail=str(refusal))
         return problems.refusal(refusal)
 
-    def _is_signed_by_payer(self, payload: PaymentPayload) -> bool:
+    async def _find(self, service: Service, payment: NewPayment) -> Accepted | None:
+        """Raises AuthorizationReused, and OutcomeUnknown where an earlier request with it is being stored."""
+        if (payment.payer, payment.nonce) in self._storing:
+            raise OutcomeUnknown("an earlier request with this authorization is being stored")
+        return await service.acceptor.find(payment)
+
+    def _is_by_payer(self, payload: PaymentPayload, refusal: PayerError | NotNow) -> bool:
+        """Whether its payer sent it, as far as can be known without the chain."""
+        if isinstance(refusal, NotNow) or self._may_be_by_wallet(payload):
+            return True  # what is refused for now was verified before
         digest = transfer_digest(self._asset.domain_separator, payload.authorization)
         try:
             return recover_signer(digest, payload.signature) == payload.authorization.payer

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, ClassVar, TypeAlias
 
@@ -24,9 +25,11 @@ from payfirst.units import Address, AuthorizationNonce
 # One writer takes whatever waits; while it commits, the next batch gathers. A batch that is full does not wait for it.
 BATCH_MAX = 256
 FULL_WRITERS = 1
-# Where others came while a batch was stored, more will: the next one gathers for as long as that took, this at most.
+# Where others came while a batch was stored, more will: the next one gathers for as long as that takes, this at most.
 # To store one or two costs PostgreSQL and this process nearly what ten do; who comes alone waits for nobody.
 GATHER_S_MAX = 0.005
+# How long it takes is the least of so many: what this process does beside it takes time too, and must not add to that.
+STORED_LATELY = 8
 # So many are worth a commit as they are.
 GATHERED_MIN = 16
 WAITING_MAX = 10_000
@@ -136,11 +139,10 @@ class Acceptor:
                 group.create_task(self._write(self._many_wait))
 
     async def _write(self, when: asyncio.Event, *, gathers: bool = False) -> None:
-        loop = asyncio.get_running_loop()
-        stored_in_s = 0.0
+        stored_in_s: deque[float] = deque(maxlen=STORED_LATELY)
         while True:
             if gathers and 0 < len(self._waiting) < GATHERED_MIN:
-                await asyncio.sleep(min(stored_in_s, GATHER_S_MAX))
+                await asyncio.sleep(min(GATHER_S_MAX, min(stored_in_s, default=0.0)))
             await when.wait()
             batch, self._waiting = self._waiting[:BATCH_MAX], self._waiting[BATCH_MAX:]
             if not self._waiting:
@@ -149,14 +151,14 @@ class Acceptor:
                 self._many_wait.clear()
             if not batch:
                 continue
-            began = loop.time()
+            began = time.perf_counter()  # uvloop's own time has whole milliseconds
             try:
                 await self._store(batch)
             except Exception as error:  # whatever it is: nobody may wait for ever for an answer
                 for waiting in batch:
                     _refuse(waiting, error)
                 raise
-            stored_in_s = loop.time() - began
+            stored_in_s.append(time.perf_counter() - began)
 
     async def _look_up(self) -> None:
         while True:

@@ -14,7 +14,8 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from payfirst.api import connection as http
-from payfirst.api import request_reader, server
+from payfirst.api import request_reader, server, turns
+from payfirst.api.turns import Turns
 
 from .shop import until
 
@@ -47,7 +48,7 @@ class App:
             "/late": self._late, "/pieces": self._pieces, "/unread": self._unread, "/broken": self._broken,
             "/split": self._split, "/silent": self._silent, "/nothing": self._nothing, "/large": self._large,
             "/watch": self._watch, "/answering": self._answering,
-            "/nothing-in-pieces": self._nothing_in_pieces,
+            "/nothing-in-pieces": self._nothing_in_pieces, "/refused": self._refused, "/not-now": self._not_now,
         }  # fmt: skip
         await handle.get(scope["path"], self._echo)(receive, send)
 
@@ -86,6 +87,12 @@ class App:
 
     async def _nothing(self, _receive: Receive, send: Send) -> None:
         await answer(send, b"", status=204)
+
+    async def _refused(self, _receive: Receive, send: Send) -> None:
+        await answer(send, b"", status=402)
+
+    async def _not_now(self, _receive: Receive, send: Send) -> None:
+        await answer(send, b"", status=503)
 
     async def _nothing_in_pieces(self, _receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 304, "headers": []})
@@ -373,6 +380,40 @@ async def test_a_chunk_that_is_none_ends_the_body(served: Running) -> None:
     assert answered.startswith(b"HTTP/1.1 200 ")
     assert served.app.messages[-1]["type"] == "http.disconnect"
     assert answered.count(b"HTTP/1.1") == 1
+
+
+async def test_who_was_refused_takes_its_turn_behind_others(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refusals in a row are counted for each connection; what is our own fault is none, and each success ends them."""
+    asked: list[int] = []
+    take = Turns.take
+
+    def recorded(their: Turns, begin: Callable[[], None], *, refused_in_a_row: int) -> None:
+        asked.append(refused_in_a_row)
+        take(their, begin, refused_in_a_row=refused_in_a_row)
+
+    monkeypatch.setattr(Turns, "take", recorded)
+    paths = [b"/refused", b"/refused", b"/refused", b"/", b"/refused", b"/not-now", b"/"]
+    async with served.client() as (reader, writer):
+        for path in paths[:3]:
+            writer.write(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+            await one_answer(reader)
+        writer.write(b"".join(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n" for path in paths[3:]))
+        for _ in paths[3:]:
+            await one_answer(reader)
+    assert asked == [0, 1, 2, 3, 0, 1, 0]
+
+
+async def test_more_than_are_begun_at_once_are_all_answered(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixty-four clients send their requests in one moment, half of them refused twice before."""
+    monkeypatch.setattr(turns, "BEGUN_A_ROUND", 1)
+    clients = 64
+    async with contextlib.AsyncExitStack() as stack:
+        opened = [await stack.enter_async_context(served.client()) for _ in range(clients)]
+        for path in (b"/refused", b"/refused", b"/"):
+            for number, (_, writer) in enumerate(opened):
+                writer.write(b"GET " + (path if number % 2 else b"/") + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+            statuses = [(await one_answer(reader))[0] for reader, _ in opened]
+            assert statuses == [402 if path == b"/refused" and number % 2 else 200 for number in range(clients)]
 
 
 async def test_who_ended_its_side_is_still_answered(served: Running) -> None:

@@ -108,6 +108,9 @@ async def test_an_expired_replay_without_a_database_is_no_402(pool: Pool, databa
         await wire.cut()
         answer = await shop.mint(header, quantity=2)
         assert answer.status_code == 503
+        # Whoever is not the payer has had nothing accepted.
+        stranger = await shop.mint(Buyer().header(payer=buyer.address), quantity=2)
+        assert stranger.status_code == 402
 
 
 async def test_a_failed_task_is_logged_and_started_again(
