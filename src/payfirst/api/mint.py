@@ -271,7 +271,7 @@ class MintRoute:
         """
         may_be_accepted = not isinstance(refusal, BadSignature) or self._may_be_by_wallet(payload)
         if may_be_accepted:
-            # Looked up before its signer is recovered: hundreds share a look-up, and next to nothing of what is refused
+            # Looked up before its signer is recovered: requests share a look-up, and next to nothing of what is refused
             # is found, so that to recover each would be the dearest thing that is done for it.
             try:
                 found = await self._find(service, payment)

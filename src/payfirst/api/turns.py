@@ -1,4 +1,4 @@
-"""Whose request is begun next: a few in each round of the event loop, those of who was refused before after the others.
+"""Whose request is begun next: a few in each round of the event loop, and who was refused before after the others.
 
 A payment that is stored passes the event loop half a dozen times (its commit is sent, is heard of, is told), a refused
 one once. Were all requests begun that have come, a payment would wait for all of them at each of its steps. So what is

@@ -641,6 +641,18 @@ async def test_a_stop_ends_idle_connections_and_answers_the_others(served: Runni
             assert await reader.read() == b""
 
 
+async def test_a_stop_answers_who_waits_for_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The application ends after it: a request that nothing would begin is begun when we stop."""
+    monkeypatch.setattr(turns, "BEGUN_A_ROUND", 0)
+    async with running() as served, served.client() as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asyncio.sleep(0.3)
+        assert not served.app.scopes
+        served.stop.set()
+        status, headers, _ = await one_answer(reader)
+        assert (status, headers["connection"]) == (200, "close")
+
+
 async def test_a_stop_ends_a_start_that_takes_long() -> None:
     """An application that has not started yet is not waited for."""
     listener, stop = socket.socket(), asyncio.Event()
