@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TypeAlias
 
 import asyncpg
@@ -215,25 +215,130 @@ async def test_an_upgrade_that_has_to_wait_lets_others_pass(empty_database_url: 
     await buying.close()
 
 
-async def test_an_upgrade_that_never_may_says_so(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a sentence with what to do, and with the tables as they were."""
+@pytest.fixture
+def give_up_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has to give way once has given up."""
     monkeypatch.setattr(alembic_run, "GIVE_UP_S", 0.0)
-    migrate.upgrade(empty_database_url, migrate.revisions()[0])
+
+
+@pytest.mark.usefixtures("give_up_at_once")
+async def test_an_upgrade_that_never_may_says_so_and_goes_on_later(empty_database_url: str) -> None:
+    """In a sentence with where the tables stand and what to do; what was gone through before is kept."""
+    first, last = migrate.revisions()[0], migrate.revisions()[-1]
+    migrate.upgrade(empty_database_url, first)
     reading = await asyncpg.connect(empty_database_url)
     async with reading.transaction():
-        await reading.execute("SELECT FROM payment_queue")
-        with pytest.raises(alembic_run.TablesInUse, match="nothing was changed"):
+        await reading.execute("SELECT FROM owed")
+        with pytest.raises(alembic_run.TablesInUse, match=r"half done.* and run payfirst db upgrade$") as told:
             await asyncio.to_thread(migrate.upgrade, empty_database_url)
+        stands = migrate.status(empty_database_url).current
+        assert stands not in (None, first, last)
+        assert f"they stand at {stands}," in str(told.value)
+        with pytest.raises(alembic_run.TablesInUse, match=f" and run payfirst db upgrade {last}$"):
+            await asyncio.to_thread(migrate.upgrade, empty_database_url, last)
+        assert migrate.status(empty_database_url).current == stands
     await reading.close()
-    assert migrate.status(empty_database_url).current == migrate.revisions()[0]
+    migrate.upgrade(empty_database_url)
+    assert migrate.status(empty_database_url).is_current
 
 
-async def test_statistics_wait_for_a_vacuum(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("give_up_at_once")
+async def test_a_downgrade_that_stops_midway_names_the_command_that_ends_where_it_was_to(database_url: str) -> None:
+    """Asked for some steps, it names the revision: those steps from where it stopped would be too many."""
+    order = migrate.revisions()
+    reading = await asyncpg.connect(database_url)
+    async with reading.transaction():
+        await reading.execute("SELECT FROM owed")
+        with pytest.raises(alembic_run.TablesInUse, match=f"and run payfirst db downgrade {order[1]}$") as told:
+            await asyncio.to_thread(migrate.downgrade, database_url, f"-{len(order) - 2}")
+    await reading.close()
+    stands = migrate.status(database_url).current
+    assert stands in order[2:-1]
+    assert f"they stand at {stands}," in str(told.value)
+    migrate.downgrade(database_url, order[1])
+    assert migrate.status(database_url).current == order[1]
+
+
+async def test_an_upgrade_and_a_downgrade_at_once_go_one_after_the_other(empty_database_url: str) -> None:
+    """Neither fails, and they end where one of them was to go: not in between, and not taking turns."""
+    order = migrate.revisions()
+    migrate.upgrade(empty_database_url, order[5])
+    both = (migrate.upgrade, order[-1]), (migrate.downgrade, order[1])
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(asyncio.to_thread(move, empty_database_url, to) for move, to in both))
+    assert migrate.status(empty_database_url).current in (order[1], order[-1])
+
+
+async def test_upgrades_at_once_are_one(empty_database_url: str) -> None:
+    """Each waits for the one before, and finds nothing to do."""
+    await asyncio.gather(*(asyncio.to_thread(migrate.upgrade, empty_database_url) for _ in range(4)))
+    assert migrate.status(empty_database_url).is_current
+
+
+async def test_who_waits_for_another_begins_where_the_other_ended(empty_database_url: str) -> None:
+    """Also where that is beyond what this release knows: an upgrade is done, a downgrade is the other release's."""
+    order = migrate.revisions()
+    migrate.upgrade(empty_database_url, order[-2])
+    other = await asyncpg.connect(empty_database_url)
+    await other.execute("SELECT pg_advisory_lock(7402402)")
+    waiting = [
+        asyncio.create_task(asyncio.to_thread(*move))
+        for move in (
+            (migrate.upgrade, empty_database_url),
+            (migrate.upgrade, empty_database_url, order[-1]),
+            (migrate.downgrade, empty_database_url, "-1"),
+        )
+    ]
+    while await other.fetchval(LOCKS_WANTED) < len(waiting):  # noqa: ASYNC110 - a lock has no event
+        await asyncio.sleep(0.01)
+    await other.execute("UPDATE payfirst_version SET version_num = '9999'")
+    await other.close()
+    done, to_a_name, back = await asyncio.gather(*waiting, return_exceptions=True)
+    assert done is None
+    assert isinstance(to_a_name, migrate.SchemaIsNewer)
+    assert isinstance(back, migrate.SchemaIsNewer)
+    assert migrate.status(empty_database_url).current == "9999"
+
+
+@pytest.mark.parametrize(
+    ("move", "revision", "sentence"),
+    [
+        (migrate.upgrade, "12", "no revision 12: this release has 0001 to "),
+        (migrate.upgrade, "+1", r"no revision \+1: "),
+        (migrate.downgrade, "12", "no revision 12: "),
+        (migrate.downgrade, "-6", "the tables stand at 5 of "),
+        (migrate.downgrade, "0009", "0009 comes after 0005, .*: payfirst db upgrade 0009 goes there$"),
+    ],
+)
+def test_a_revision_that_is_none_is_refused_with_those_there_are(
+    empty_database_url: str, move: Callable[[str, str], None], revision: str, sentence: str
+) -> None:
+    """Before anything is asked or changed."""
+    migrate.upgrade(empty_database_url, "0005")
+    with pytest.raises(migrate.RevisionUnknown, match=sentence):
+        move(empty_database_url, revision)
+    assert migrate.status(empty_database_url).current == "0005"
+
+
+def test_an_empty_database_is_at_its_base(empty_database_url: str) -> None:
+    """Nothing to take back is no error; a step back is one, and where the tables stand already is nothing to do."""
+    migrate.downgrade(empty_database_url, "base")
+    with pytest.raises(migrate.RevisionUnknown, match="goes back too far: the tables stand at 0 of "):
+        migrate.downgrade(empty_database_url, "-1")
+    with pytest.raises(migrate.RevisionUnknown, match="0001 comes after no revision"):
+        migrate.downgrade(empty_database_url, "0001")
+    migrate.upgrade(empty_database_url, "0002")
+    migrate.upgrade(empty_database_url, "0001")
+    migrate.downgrade(empty_database_url, "0002")
+    assert migrate.status(empty_database_url).current == "0002"
+
+
+@pytest.mark.usefixtures("give_up_at_once")
+async def test_statistics_wait_for_a_vacuum(database_url: str) -> None:
     """What PostgreSQL is told of its tables keeps nobody from a row, so it need not give way at once.
 
     It outwaits a vacuum of PostgreSQL's own, which is ended for it after a second.
     """
-    monkeypatch.setattr(alembic_run, "GIVE_UP_S", 0.0)  # who gives way once has given up
     migrate.downgrade(database_url, "0011")
     vacuuming = await asyncpg.connect(database_url)
     async with vacuuming.transaction():

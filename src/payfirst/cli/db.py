@@ -88,10 +88,12 @@ def downgrade(
     """Take the tables back. What only the newer tables could hold is lost."""
     loaded = configuration.load(config, role="tool")
     with settings.database(loaded) as url:
-        before = migrate.status(url).current
+        found = migrate.status(url)
+        to = migrate.back_to(found, revision)
+        before = found.current or "empty"
         if not yes:
-            typer.confirm(f"Take {redacted(url)} from {before} back to {revision}?", abort=True)
-        migrate.downgrade(url, revision)
+            typer.confirm(f"Take {redacted(url)} from {before} back to {to}?", abort=True)
+        migrate.downgrade(url, to)
         after = migrate.status(url).current
     console.print(f"{redacted(url)}: {before} → {after or 'empty'}")
 

@@ -23,6 +23,7 @@ VERSIONS = Path(__file__).parent / "migrations" / "versions"
 CURRENT_REVISION = "SELECT version_num FROM payfirst_version"
 
 _REVISION = re.compile(r'^revision = "(\w+)"$', re.MULTILINE)
+_BACK = re.compile(r"-[0-9]+$")
 _DOWN_REVISION = re.compile(r'^down_revision = (?:"(\w+)"|None)$', re.MULTILINE)
 
 T = TypeVar("T")
@@ -34,6 +35,10 @@ class DatabaseTooOld(OperatorError):
 
 class SchemaIsNewer(OperatorError):
     """The tables are those of a newer release, and only that release can change them."""
+
+
+class RevisionUnknown(OperatorError):
+    """No revision of this release has that name, or none where it was looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,26 +63,78 @@ class SchemaStatus:
 def upgrade(url: str, revision: str = "head") -> None:
     """Bring the database at `url` (postgresql://…) up to `revision`; to head is nothing to do where it is beyond that.
 
-    Raises DatabaseTooOld below PostgreSQL 15, DatabaseNotThere when no connection can be made, and SchemaIsNewer.
+    Each revision is a transaction of its own, so what was gone through stays where a later one can't have its tables.
+    Raises DatabaseTooOld below PostgreSQL 15, DatabaseNotThere when no connection can be made, RevisionUnknown,
+    SchemaIsNewer and TablesInUse.
     """
-    from payfirst.store import alembic_run
+    order = revisions()
+    to = order[-1] if revision == "head" else _known(revision, order)
 
-    found = status(url)
-    if found.is_newer:
-        if revision == "head":
-            return
-        raise _newer(found)
-    _apart(alembic_run.upgrade(url, revision))
+    def steps(stands: str | None) -> tuple[str, ...]:
+        if stands is not None and stands not in order:
+            if revision == "head":
+                return ()
+            raise _newer(SchemaStatus(stands, order[-1], ()))
+        return order[_done(stands, order) : _done(to, order)]
+
+    if steps(status(url).current):
+        from payfirst.store import alembic_run
+
+        again = "payfirst db upgrade" + ("" if revision == "head" else f" {to}")
+        _apart(alembic_run.upgrade(url, steps, again))
 
 
 def downgrade(url: str, revision: str) -> None:
-    """Take the database at `url` back to `revision` (`-1`, `base` or a revision name). Raises SchemaIsNewer."""
-    from payfirst.store import alembic_run
+    """Take the database at `url` back to `revision` (`-1`, `base` or a revision name), as `upgrade` brings it up.
 
+    Raises what `upgrade` and `back_to` do.
+    """
     found = status(url)
+    order, to = revisions(), back_to(found, revision)
+
+    def steps(stands: str | None) -> tuple[str, ...]:
+        if stands is not None and stands not in order:
+            raise _newer(SchemaStatus(stands, order[-1], ()))
+        places = ("base", *order)
+        return places[_done(to, order) : _done(stands, order)][::-1]
+
+    if steps(found.current):
+        from payfirst.store import alembic_run
+
+        _apart(alembic_run.downgrade(url, steps, f"payfirst db downgrade {to}"))
+
+
+def back_to(found: SchemaStatus, revision: str) -> str:
+    """What `revision` (`-1`, `base` or a revision name) is from where a database was found: a name, or `base`.
+
+    Raises RevisionUnknown where it is none, or none before that, and SchemaIsNewer.
+    """
+    order = revisions()
     if found.is_newer:
         raise _newer(found)
-    _apart(alembic_run.downgrade(url, revision))
+    done = _done(found.current, order)
+    if _BACK.match(revision):
+        if -int(revision) > done:
+            raise RevisionUnknown(f"{revision} goes back too far: the tables stand at {done} of {len(order)} revisions")
+        left = done + int(revision)
+        return order[left - 1] if left else "base"
+    if revision != "base" and _done(_known(revision, order), order) > done:
+        raise RevisionUnknown(
+            f"{revision} comes after {found.current or 'no revision'}, where the tables stand:"
+            f" payfirst db upgrade {revision} goes there"
+        )
+    return revision
+
+
+def _known(revision: str, order: tuple[str, ...]) -> str:
+    if revision not in order:
+        raise RevisionUnknown(f"no revision {revision}: this release has {order[0]} to {order[-1]}")
+    return revision
+
+
+def _done(stands: str | None, order: tuple[str, ...]) -> int:
+    """How many revisions are done where the tables stand there."""
+    return 0 if stands in (None, "base") else order.index(str(stands)) + 1
 
 
 def status(url: str) -> SchemaStatus:
@@ -86,8 +143,7 @@ def status(url: str) -> SchemaStatus:
     order = revisions()
     if current is not None and current not in order:
         return SchemaStatus(current, order[-1], ())
-    done = 0 if current is None else order.index(current) + 1
-    return SchemaStatus(current, order[-1], order[done:])
+    return SchemaStatus(current, order[-1], order[_done(current, order) :])
 
 
 def _newer(found: SchemaStatus) -> SchemaIsNewer:
