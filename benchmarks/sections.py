@@ -12,8 +12,7 @@ from benchmarks.stage import Shape
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """`quick`: each section once and small. `rate` (a second) and `seconds` are of what is offered end to end; 0: the
-    section's own."""
+    """`quick`: each section once and small. `rate` (a second) and `seconds` are of what is offered; 0: the section's own."""
 
     quick: bool = False
     rate: float = 0.0
@@ -61,8 +60,10 @@ async def _metrics(asked: Asked) -> dict[str, Any]:
 
 
 async def _bad_input(asked: Asked) -> dict[str, Any]:
+    good_per_s = asked.rate or 1_000.0
+    crowd = bad_input.Crowd(good_per_s=good_per_s, bad_per_s=3 * good_per_s, seconds=asked.seconds or 5)
     return await bad_input.section(
-        count=2_000, repeats=asked.repeats, good_per_s=1_000, bad_per_s=3_000, seconds=asked.seconds or 5
+        count=2_000, cost_repeats=asked.repeats, repeats=1 if asked.quick else 6, crowd=crowd
     )
 
 
