@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--quick", action="store_true", help="each section once and small: under two minutes")
     parser.add_argument("--json", action="store_true", help="end with one JSON line, and say nothing else there")
     parser.add_argument("--long", action="store_true", help="also 300 s at 1,000 a second, for memory")
-    parser.add_argument("--rate", type=float, default=0.0, help="payments a second offered end to end")
+    parser.add_argument("--rate", type=float, default=0.0, help="payments offered a second")
     parser.add_argument("--seconds", type=float, default=0.0, help="for how long")
     parser.add_argument("--only", choices=tuple(SECTIONS), help="one section")
     parser.add_argument(

@@ -12,7 +12,7 @@ from benchmarks.stage import Shape
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """`quick`: each section once and small. `rate` (a second) and `seconds` are of what is offered; 0: the section's own."""
+    """`quick`: each section once and small. `rate` (a second) and `seconds` of what is offered; 0: the usual."""
 
     quick: bool = False
     rate: float = 0.0
