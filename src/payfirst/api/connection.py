@@ -18,7 +18,7 @@ from payfirst.api import problems
 from payfirst.api.exchange import Exchange, response_head
 from payfirst.api.problems import Answer
 from payfirst.api.request_reader import NotRead, Peer, RequestReader
-from payfirst.api.turns import Turns
+from payfirst.api.turns import REFUSED_IN_A_ROW, Turns
 from payfirst.ops.log import get_logger
 
 HEAD_TIMEOUT_S: Final = 10.0
@@ -220,7 +220,11 @@ class Connection(asyncio.Protocol):
 
     def _take_turn(self) -> None:
         self._awaits_turn = True
-        self._shared.turns.take(self._begin, refused_in_a_row=self._refused_in_a_row)
+        self._shared.turns.take(self._begin, is_behind=self._is_behind)
+
+    @property
+    def _is_behind(self) -> bool:
+        return self._refused_in_a_row >= REFUSED_IN_A_ROW
 
     def _begin(self) -> None:
         self._awaits_turn = False
@@ -245,6 +249,8 @@ class Connection(asyncio.Protocol):
 
     def _answered(self, exchange: Exchange) -> None:
         self._exchanges.popleft()
+        if not self._is_behind:
+            self._shared.turns.ended()
         self._refused_in_a_row = self._refused_in_a_row + 1 if exchange.is_refused else 0
         self._since = self.loop.time()
         self._is_idle = True

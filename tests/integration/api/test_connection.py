@@ -383,16 +383,25 @@ async def test_a_chunk_that_is_none_ends_the_body(served: Running) -> None:
 
 
 async def test_who_was_refused_takes_its_turn_behind_others(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refusals in a row are counted for each connection; what is our own fault is none, and each success ends them."""
-    asked: list[int] = []
-    take = Turns.take
+    """Refusals in a row are counted for each connection; what is our own fault is none, and each success ends them.
 
-    def recorded(their: Turns, begin: Callable[[], None], *, refused_in_a_row: int) -> None:
-        asked.append(refused_in_a_row)
-        take(their, begin, refused_in_a_row=refused_in_a_row)
+    Each of the others is told of when it has ended.
+    """
+    asked: list[bool] = []
+    ended: list[None] = []
+    take, end = Turns.take, Turns.ended
+
+    def recorded(their: Turns, begin: Callable[[], None], *, is_behind: bool) -> None:
+        asked.append(is_behind)
+        take(their, begin, is_behind=is_behind)
+
+    def recorded_end(their: Turns) -> None:
+        ended.append(None)
+        end(their)
 
     monkeypatch.setattr(Turns, "take", recorded)
-    paths = [b"/refused", b"/refused", b"/refused", b"/", b"/refused", b"/not-now", b"/"]
+    monkeypatch.setattr(Turns, "ended", recorded_end)
+    paths = [b"/refused", b"/refused", b"/refused", b"/", b"/refused", b"/refused", b"/not-now", b"/"]
     async with served.client() as (reader, writer):
         for path in paths[:3]:
             writer.write(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -400,7 +409,8 @@ async def test_who_was_refused_takes_its_turn_behind_others(served: Running, mon
         writer.write(b"".join(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n" for path in paths[3:]))
         for _ in paths[3:]:
             await one_answer(reader)
-    assert asked == [0, 1, 2, 3, 0, 1, 0]
+    assert asked == [False, False, True, True, False, False, True, False]
+    assert len(ended) == asked.count(False)
 
 
 async def test_more_than_are_begun_at_once_are_all_answered(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from payfirst.api.turns import BEGUN_A_ROUND, REFUSED_IN_A_ROW, Turns
+import pytest
+
+from payfirst.api.turns import BEGUN_A_ROUND, BEHIND_A_ROUND, Turns
 
 MANY = 10 * BEGUN_A_ROUND
 
@@ -39,42 +41,79 @@ def _most_between(order: list[str]) -> int:
 async def test_who_comes_when_nobody_waits_is_begun_at_once() -> None:
     """Nothing is waited for where there is nothing to wait for."""
     seen, turns = Seen(), Turns(asyncio.get_running_loop())
-    turns.take(seen.begin("a"), refused_in_a_row=0)
-    turns.take(seen.begin("b"), refused_in_a_row=100)
-    assert seen.order == ["a", "b"]
+    turns.take(seen.begin("behind"), is_behind=True)
+    turns.take(seen.begin("other"), is_behind=False)
+    assert seen.order == ["behind", "other"]
 
 
 async def test_what_is_under_way_goes_on_between_a_few() -> None:
     """However many have come at once; and they keep their order."""
     seen, turns = Seen(), Turns(asyncio.get_running_loop())
     for number in range(MANY):
-        turns.take(seen.begin(str(number)), refused_in_a_row=0)
+        turns.take(seen.begin(str(number)), is_behind=False)
     await seen.until_all_are_begun(MANY)
     assert _most_between(seen.order) <= 2 * BEGUN_A_ROUND  # those of the round in which they came, and of the next
     assert _most_between(seen.order[seen.order.index("under way") :]) <= BEGUN_A_ROUND
     assert [int(name) for name in seen.order if name != "under way"] == list(range(MANY))
 
 
-async def test_who_was_refused_again_and_again_waits_behind_the_others() -> None:
-    """All of them came first; only one a round is begun, and the last of them is begun too."""
+async def test_who_was_refused_again_and_again_waits_until_no_other_is_under_way() -> None:
+    """Those who came first among them, too; then one is begun in each round."""
     seen, turns = Seen(), Turns(asyncio.get_running_loop())
+    turns.take(seen.begin("other"), is_behind=False)
+    turns.take(seen.begin("other"), is_behind=False)
     for _ in range(MANY):
-        turns.take(seen.begin("refused"), refused_in_a_row=REFUSED_IN_A_ROW)
+        turns.take(seen.begin("behind"), is_behind=True)
+    for _ in range(2 * MANY):
+        await asyncio.sleep(0)
+    turns.ended()
+    await asyncio.sleep(0)
+    assert seen.order == ["other", "other"]
+    turns.ended()
+    await seen.until_all_are_begun(2 + MANY)
+    assert _most_between(seen.order[2:]) == BEHIND_A_ROUND
+    turns.take(seen.begin("late"), is_behind=True)
+    await seen.until_all_are_begun(3 + MANY)
+
+
+async def test_who_was_refused_again_and_again_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some answers take minutes. Those who have waited long enough are begun one a round, before others that come."""
+    monkeypatch.setattr("payfirst.api.turns.BEHIND_S_MAX", 0.02)
+    seen, turns = Seen(), Turns(asyncio.get_running_loop())
+    turns.take(seen.begin("for minutes"), is_behind=False)
+    for number in range(2):  # and those who come after them wait anew
+        for _ in range(MANY):
+            turns.take(seen.begin("behind"), is_behind=True)
+        await asyncio.sleep(0.01)
+        assert seen.order.count("behind") == number * MANY
+        turns.take(seen.begin("other"), is_behind=False)
+        turns.ended()
+        await seen.until_all_are_begun(1 + (number + 1) * (MANY + 1))
+    assert _most_between(seen.order[seen.order.index("under way") :]) <= BEHIND_A_ROUND + 1
+
+
+async def test_others_go_on_being_begun_while_the_late_ones_are() -> None:
+    """All of them wait when those behind become overdue: eight of the others a round, one of them."""
+    seen, turns = Seen(), Turns(asyncio.get_running_loop())
+    turns.take(seen.begin("for minutes"), is_behind=False)
     for _ in range(MANY):
-        turns.take(seen.begin("other"), refused_in_a_row=REFUSED_IN_A_ROW - 1)
-    await seen.until_all_are_begun(2 * MANY)
+        turns.take(seen.begin("behind"), is_behind=True)
+    while "behind" not in seen.order:  # noqa: ASYNC110 - a begun request sets no event
+        await asyncio.sleep(0.001)
+    for _ in range(MANY):
+        turns.take(seen.begin("other"), is_behind=False)
+    await seen.until_all_are_begun(1 + 2 * MANY)
     begun = [name for name in seen.order if name != "under way"]
     last_other = len(begun) - begun[::-1].index("other")
-    assert begun[:last_other].count("refused") <= MANY / BEGUN_A_ROUND + 1
-    assert begun.count("refused") == MANY
+    assert begun[:last_other].count("behind") <= begun.index("other") + MANY / BEGUN_A_ROUND + 1
 
 
 async def test_who_comes_while_others_wait_waits_too() -> None:
     """A place that is free in a later round is theirs who came before."""
     seen, turns = Seen(), Turns(asyncio.get_running_loop())
     for number in range(BEGUN_A_ROUND + 1):
-        turns.take(seen.begin(str(number)), refused_in_a_row=0)
-    turns.take(seen.begin("late"), refused_in_a_row=0)
+        turns.take(seen.begin(str(number)), is_behind=False)
+    turns.take(seen.begin("late"), is_behind=False)
     assert seen.order == [str(number) for number in range(BEGUN_A_ROUND)]
     await seen.until_all_are_begun(BEGUN_A_ROUND + 2)
     assert [name for name in seen.order if name != "under way"][-2:] == [str(BEGUN_A_ROUND), "late"]
@@ -84,9 +123,9 @@ async def test_at_the_end_nobody_waits() -> None:
     """What has come is begun, so that the application knows of it before it ends; what comes later too."""
     seen, turns = Seen(), Turns(asyncio.get_running_loop())
     for number in range(MANY):
-        turns.take(seen.begin(str(number)), refused_in_a_row=number % 2 * REFUSED_IN_A_ROW)
+        turns.take(seen.begin(str(number)), is_behind=number % 2 == 1)
     turns.stop()
-    turns.take(seen.begin("late"), refused_in_a_row=REFUSED_IN_A_ROW)
+    turns.take(seen.begin("late"), is_behind=True)
     assert len(seen.order) == MANY + 1
     await asyncio.sleep(0)
     assert len(seen.order) == MANY + 1
