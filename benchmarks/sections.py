@@ -63,7 +63,7 @@ async def _bad_input(asked: Asked) -> dict[str, Any]:
     good_per_s = asked.rate or 1_000.0
     crowd = bad_input.Crowd(good_per_s=good_per_s, bad_per_s=3 * good_per_s, seconds=asked.seconds or 5)
     return await bad_input.section(
-        count=2_000, cost_repeats=asked.repeats, repeats=1 if asked.quick else 6, crowd=crowd
+        count=2_000, cost_repeats=asked.repeats, repeats=1 if asked.quick else 4, crowd=crowd
     )
 
 

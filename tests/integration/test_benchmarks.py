@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import asyncpg
 import pytest
 
-from benchmarks import bad_input, growth_fill
+from benchmarks import bad_input, growth, growth_fill
 from benchmarks.end_to_end import minted
 from benchmarks.growth_fill import History
-from benchmarks.growth_life import BATCH, UNITS, Life, metered
+from benchmarks.growth_life import BATCH, UNITS, Life, metered, start_up
 from benchmarks.stage import Shape, load, measure, open_stage
 
 PAYMENTS = 300
@@ -21,11 +24,32 @@ async def test_a_batch_of_growth_lives_to_its_last_mint(database_url: str) -> No
     await growth_fill.fill(connection, History(0, UNITS), say=lambda _: None)
     async with metered(database_url) as (own, meter):
         await Life(own, meter, block=100).batch()
-    assert {"accept", "claim", "send", "confirm", "confirm mints", "look-up"} <= meter.cpu_s.keys()
+        await start_up(own, meter)
+    assert meter.cpu_s.keys() >= set(growth.HELD)
     for table, count in (("payment_queue", BATCH), ("mint_queue", BATCH * UNITS)):
         rows = await connection.fetch(f"SELECT status, count(*) FROM {table} GROUP BY 1")
         assert [tuple(row) for row in rows] == [("completed", count)]
     await connection.close()
+
+
+@pytest.mark.parametrize(
+    ("ratio", "seconds", "ended", "is_held"),
+    [(1.2, 5.0, True, True), (1.21, 5.0, True, False), (1.2, 5.1, True, False), (1.2, 5.0, False, False)],
+)
+def test_growth_holds_by_its_steps_and_its_queries(ratio: float, seconds: float, ended: bool, is_held: bool) -> None:
+    """The exit code tells of both; what is only shown does not count."""
+    steps = {step: {"cpu_ratio": 1.0} for step in growth.HELD} | {"confirm": {"cpu_ratio": ratio}}
+    asked = {"payments_of_the_hour": 9, "unpaid-mints": {"ended": ended, "in_psql_s": seconds}}
+    assert growth.holds({**steps, "stats": {"cpu_ratio": 9.0}}, asked) is is_held
+
+
+@pytest.mark.parametrize(
+    "kept", sorted((Path(growth.__file__).parent / "results").glob("growth-*.json")), ids=lambda kept: kept.name
+)
+def test_what_is_kept_of_growth_says_whether_it_holds(kept: Path) -> None:
+    """By the rule that runs now."""
+    found = json.loads(kept.read_text(encoding="utf-8"))
+    assert found["holds"] is growth.holds(found["steps"], found.get("operator_queries", {}))
 
 
 async def test_a_filled_history_is_whole(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
