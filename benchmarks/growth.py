@@ -31,8 +31,9 @@ from payfirst.store import archive, migrate, queue_stats
 from payfirst.units import uuid7
 
 RATIO_MAX = 1.2
-# What must cost what it costs on an empty database. All else is only shown.
-HELD = ("accept", "claim", "confirm", "claim mints", "confirm mints", "look-up", "start-up")
+# What must cost what it costs on an empty database: all of a payment's way, and what a process asks. All else is shown.
+PAYMENTS_WAY = ("admission", "accept", "claim", "send", "confirm", "watch", "finalize")
+HELD = (*PAYMENTS_WAY, "claim mints", "send mints", "confirm mints", "look-up", "start-up")
 QUERY_S_MAX, QUERY_S_LIMIT = 5.0, 120.0
 WARM_UP_BATCHES = 5
 GROWN = ("payment_queue", "mint_queue", "chain_transactions", "chain_attempts", "chain_transaction_items")

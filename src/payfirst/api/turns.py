@@ -18,7 +18,7 @@ BEGUN_A_ROUND: Final = 8
 BEHIND_A_ROUND: Final = 1
 # Who is that often refused in a row comes behind. An x402 client is told the price by a first refusal, before it pays.
 REFUSED_IN_A_ROW: Final = 2
-# Whoever comes behind waits no longer than this for the others to end: some of those take minutes (events, a wait).
+# Who waits behind when so long has passed is begun beside the others: some of those take minutes (events, a wait).
 BEHIND_S_MAX: Final = 0.005
 
 Begin = Callable[[], None]
@@ -111,3 +111,6 @@ class Turns:
             self._call()  # the next round has all its places again
         if behind:
             self._call_for_behind()
+        elif self._until_overdue is not None:
+            self._until_overdue.cancel()
+            self._until_overdue = None

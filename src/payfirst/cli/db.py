@@ -91,7 +91,7 @@ def downgrade(
         found = migrate.status(url)
         to = migrate.back_to(found, revision)
         before = found.current or "empty"
-        if not yes:
+        if not yes and to != (found.current or "base"):
             typer.confirm(f"Take {redacted(url)} from {before} back to {to}?", abort=True)
         migrate.downgrade(url, to)
         after = migrate.status(url).current

@@ -21,8 +21,8 @@ from payfirst.errors import OperatorError
 from payfirst.store.connecting import open_connection
 from payfirst.store.database import UNAVAILABLE, database_not_there
 
-# Two that change the tables at once go one after the other, each until it is through. The lock is the connection's and
-# not a transaction's, or one that goes up and one that goes down would take turns for ever.
+# Two that change the tables at once take turns here, a revision each, instead of colliding in the catalogue. It is the
+# transaction's lock: a connection's own would be left behind in a pooler that gives each transaction another one.
 _MIGRATION_LOCK = 7_402_402
 # A migration that waits for a table stands in front of everybody who wants it after that, and one that has locked a
 # table and waits for another may wait for somebody who waits for the first. So it gives way, before PostgreSQL looks
@@ -33,6 +33,7 @@ AGAIN_S = 0.5
 GIVE_UP_S = 120.0
 _GAVE_WAY = frozenset({"55P03", "40P01"})  # lock not available, deadlock detected
 
+# version_table: where alembic keeps its one row; no statement, a name.
 VERSION_TABLE = "payfirst_version"
 
 # The revisions to go through, in their order, from where the tables stand (None: nowhere).
@@ -41,7 +42,7 @@ _Move: TypeAlias = Callable[[Config, str], None]
 
 
 class TablesInUse(OperatorError):
-    """Somebody held the tables all the time; they stand at the last revision that was gone through."""
+    """Somebody held the tables all the time, or changes them too; they stand at the last revision gone through."""
 
 
 async def upgrade(url: str, steps: Steps, again: str) -> None:
@@ -72,10 +73,9 @@ async def _walk(url: str, move: _Move, steps: Steps, again: str) -> None:
         except ValueError as error:
             raise database_not_there(url, error) from None  # its own words may hold the password
         async with _closing(connection):
-            stands = await _alone(connection)
-            for revision in steps(stands):
-                await _once_it_may(connection, move, revision, f"they stand at {stands or 'no revision'}", again)
-                stands = revision
+            left = None
+            while left is None or left:
+                left = await _once_it_may(connection, move, steps, left, again)
     finally:
         await engine.dispose()
 
@@ -88,42 +88,51 @@ async def _closing(connection: AsyncConnection) -> AsyncIterator[None]:
         await connection.close()
 
 
-async def _alone(connection: AsyncConnection) -> str | None:
-    """Wait until nobody else changes the tables, and for as long as the connection lives; then, where they stand."""
-    async with connection.begin():
-        await connection.execute(text(f"SELECT pg_advisory_lock({_MIGRATION_LOCK})"))
-    async with connection.begin():  # what the other did is seen by a transaction that begins after it
-        return await connection.run_sync(_standing)
-
-
-def _standing(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
-
-
-async def _once_it_may(connection: AsyncConnection, move: _Move, revision: str, stand: str, again: str) -> None:
+async def _once_it_may(
+    connection: AsyncConnection, move: _Move, steps: Steps, left_before: int | None, again: str
+) -> int:
+    """Go through one revision, if any is left, and return how many are then; they must be fewer each time."""
     loop = asyncio.get_running_loop()
     until = loop.time() + GIVE_UP_S
     while True:
         try:
             async with connection.begin():
-                await connection.run_sync(_step, move, revision)
-            return
+                left, stands = await connection.run_sync(_step, move, steps, left_before)
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) not in _GAVE_WAY:
                 raise
             if loop.time() >= until:
                 sentence = (
-                    f"the tables were in use for {GIVE_UP_S:.0f} s; {stand}, and nothing is half done: end what holds"
-                    " them (SELECT pid, xact_start, query FROM pg_stat_activity ORDER BY xact_start), and run"
-                    f" {again}"
+                    f"the tables were in use for {GIVE_UP_S:.0f} s, and nothing is half done: end what holds them"
+                    " (SELECT pid, xact_start, query FROM pg_stat_activity ORDER BY xact_start), and run"
+                    f" {again}; payfirst db status tells where they stand"
                 )
                 raise TablesInUse(sentence) from error
+        else:
+            if left is None:
+                sentence = (
+                    f"another process takes the tables the other way, they stand at {stands or 'no revision'}:"
+                    f" wait until it has ended, and run {again} where that is still wanted"
+                )
+                raise TablesInUse(sentence)
+            return left
         await asyncio.sleep(AGAIN_S)
 
 
-def _step(connection: Connection, move: _Move, revision: str) -> None:
+def _step(connection: Connection, move: _Move, steps: Steps, left_before: int | None) -> tuple[int | None, str | None]:
+    """How many revisions are left, None where that is no fewer than before, and where the tables stand."""
     connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_MS}ms'"))
+    connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
+    # Whoever waited for another one begins where that one ended.
+    context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+    stands = context.get_current_revision()
+    to_do = steps(stands)
+    if left_before is not None and len(to_do) > left_before:
+        return None, stands
+    if not to_do:
+        return 0, stands
     config = Config()
     config.set_main_option("script_location", "payfirst:store/migrations")
     config.attributes["connection"] = connection
-    move(config, revision)
+    move(config, to_do[0])
+    return len(to_do) - 1, to_do[0]

@@ -23,7 +23,7 @@ VERSIONS = Path(__file__).parent / "migrations" / "versions"
 CURRENT_REVISION = "SELECT version_num FROM payfirst_version"
 
 _REVISION = re.compile(r'^revision = "(\w+)"$', re.MULTILINE)
-_BACK = re.compile(r"-[0-9]+$")
+_BACK = re.compile(r"-[1-9][0-9]*$")
 _DOWN_REVISION = re.compile(r'^down_revision = (?:"(\w+)"|None)$', re.MULTILINE)
 
 T = TypeVar("T")
