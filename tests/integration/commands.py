@@ -30,12 +30,13 @@ def environment(**more: str) -> dict[str, str]:
     return {**mine, **more}
 
 
-def run(*words: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    """`payfirst …`, to its end."""
+def run(*words: str, cwd: Path, typed: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+    """`payfirst …`, to its end; `typed` is what it is answered where it asks."""
     return subprocess.run(
         [sys.executable, "-m", "payfirst", *words],
         cwd=cwd,
         env=environment(**more),
+        input=typed,
         capture_output=True,
         text=True,
         timeout=60,

@@ -60,6 +60,20 @@ def test_commands_run_on_a_newer_one_and_say_so_apart(newer_url: str, tmp_path: 
     assert migrate.status(newer_url).current == NEWER
 
 
+def test_going_back_asks_with_the_name_that_it_goes_to(database_url: str, tmp_path: Path) -> None:
+    """Who asks for two steps sees where they lead; what is none is refused before, and nothing to do is not asked."""
+    to = migrate.revisions()[-3]
+    asked = run("db", "downgrade", "-2", cwd=tmp_path, typed="n\n", DATABASE_URL=database_url)
+    assert (asked.returncode, f"back to {to}?" in asked.stdout) == (1, True), asked.stderr
+    assert migrate.status(database_url).is_current
+    refused = run("db", "downgrade", "-99", cwd=tmp_path, typed="y\n", DATABASE_URL=database_url)
+    assert (refused.returncode, "goes back too far" in refused.stderr) == (2, True), refused.stderr
+    gone = run("db", "downgrade", "-2", cwd=tmp_path, typed="y\n", DATABASE_URL=database_url)
+    assert (gone.returncode, f"→ {to}" in gone.stdout) == (0, True), gone.stderr
+    idle = run("db", "downgrade", to, cwd=tmp_path, DATABASE_URL=database_url)
+    assert (idle.returncode, "?" in idle.stdout) == (0, False), idle.stderr
+
+
 @pytest.mark.slow
 async def test_api_and_worker_run_on_a_newer_one(newer_url: str, tmp_path: Path) -> None:
     """They start, say so in the log, and sell."""

@@ -97,7 +97,7 @@ async def _once_it_may(
     while True:
         try:
             async with connection.begin():
-                left, stands = await connection.run_sync(_step, move, steps, left_before)
+                return await connection.run_sync(_step, move, steps, left_before, again)
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) not in _GAVE_WAY:
                 raise
@@ -108,19 +108,10 @@ async def _once_it_may(
                     f" {again}; payfirst db status tells where they stand"
                 )
                 raise TablesInUse(sentence) from error
-        else:
-            if left is None:
-                sentence = (
-                    f"another process takes the tables the other way, they stand at {stands or 'no revision'}:"
-                    f" wait until it has ended, and run {again} where that is still wanted"
-                )
-                raise TablesInUse(sentence)
-            return left
         await asyncio.sleep(AGAIN_S)
 
 
-def _step(connection: Connection, move: _Move, steps: Steps, left_before: int | None) -> tuple[int | None, str | None]:
-    """How many revisions are left, None where that is no fewer than before, and where the tables stand."""
+def _step(connection: Connection, move: _Move, steps: Steps, left_before: int | None, again: str) -> int:
     connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_MS}ms'"))
     connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
     # Whoever waited for another one begins where that one ended.
@@ -128,11 +119,14 @@ def _step(connection: Connection, move: _Move, steps: Steps, left_before: int | 
     stands = context.get_current_revision()
     to_do = steps(stands)
     if left_before is not None and len(to_do) > left_before:
-        return None, stands
+        raise TablesInUse(
+            f"another process takes the tables the other way, they stand at {stands or 'no revision'}:"
+            f" wait until it has ended, and run {again} where that is still wanted"
+        )
     if not to_do:
-        return 0, stands
+        return 0
     config = Config()
     config.set_main_option("script_location", "payfirst:store/migrations")
     config.attributes["connection"] = connection
     move(config, to_do[0])
-    return len(to_do) - 1, to_do[0]
+    return len(to_do) - 1

@@ -23,8 +23,8 @@ VERSIONS = Path(__file__).parent / "migrations" / "versions"
 CURRENT_REVISION = "SELECT version_num FROM payfirst_version"
 
 _REVISION = re.compile(r'^revision = "(\w+)"$', re.MULTILINE)
-_BACK = re.compile(r"-[1-9][0-9]*$")
 _DOWN_REVISION = re.compile(r'^down_revision = (?:"(\w+)"|None)$', re.MULTILINE)
+_STEPS_BACK = re.compile(r"-[1-9][0-9]*")
 
 T = TypeVar("T")
 
@@ -74,7 +74,7 @@ def upgrade(url: str, revision: str = "head") -> None:
         if stands is not None and stands not in order:
             if revision == "head":
                 return ()
-            raise _newer(SchemaStatus(stands, order[-1], ()))
+            raise _newer(stands, order[-1])
         return order[_done(stands, order) : _done(to, order)]
 
     if steps(status(url).current):
@@ -94,7 +94,7 @@ def downgrade(url: str, revision: str) -> None:
 
     def steps(stands: str | None) -> tuple[str, ...]:
         if stands is not None and stands not in order:
-            raise _newer(SchemaStatus(stands, order[-1], ()))
+            raise _newer(stands, order[-1])
         places = ("base", *order)
         return places[_done(to, order) : _done(stands, order)][::-1]
 
@@ -111,9 +111,9 @@ def back_to(found: SchemaStatus, revision: str) -> str:
     """
     order = revisions()
     if found.is_newer:
-        raise _newer(found)
+        raise _newer(found.current, found.head)
     done = _done(found.current, order)
-    if _BACK.match(revision):
+    if _STEPS_BACK.fullmatch(revision):
         if -int(revision) > done:
             raise RevisionUnknown(f"{revision} goes back too far: the tables stand at {done} of {len(order)} revisions")
         left = done + int(revision)
@@ -146,9 +146,9 @@ def status(url: str) -> SchemaStatus:
     return SchemaStatus(current, order[-1], order[_done(current, order) :])
 
 
-def _newer(found: SchemaStatus) -> SchemaIsNewer:
+def _newer(stands: str | None, head: str) -> SchemaIsNewer:
     return SchemaIsNewer(
-        f"the database is at {found.current}, which this release (up to {found.head}) does not know:"
+        f"the database is at {stands}, which this release (up to {head}) does not know:"
         " run this with the release that upgraded it"
     )
 

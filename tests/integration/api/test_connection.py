@@ -382,25 +382,37 @@ async def test_a_chunk_that_is_none_ends_the_body(served: Running) -> None:
     assert answered.count(b"HTTP/1.1") == 1
 
 
+class Recorded:
+    """What connections told Turns: for each request whether it comes behind, and how many of the others have ended."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.behind: list[bool] = []
+        self.ended = 0
+        take, ended = Turns.take, Turns.ended
+
+        def recorded_take(turns: Turns, begin: Callable[[], None], *, is_behind: bool) -> None:
+            self.behind.append(is_behind)
+            take(turns, begin, is_behind=is_behind)
+
+        def recorded_ended(turns: Turns) -> None:
+            self.ended += 1
+            ended(turns)
+
+        monkeypatch.setattr(Turns, "take", recorded_take)
+        monkeypatch.setattr(Turns, "ended", recorded_ended)
+
+    async def until_all_have_ended(self) -> None:
+        """Each of those that are not behind, once."""
+
+        async def have_ended() -> bool:
+            return self.ended == self.behind.count(False)
+
+        await until(have_ended)
+
+
 async def test_who_was_refused_takes_its_turn_behind_others(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refusals in a row are counted for each connection; what is our own fault is none, and each success ends them.
-
-    Each of the others is told of when it has ended.
-    """
-    asked: list[bool] = []
-    ended: list[None] = []
-    take, end = Turns.take, Turns.ended
-
-    def recorded(their: Turns, begin: Callable[[], None], *, is_behind: bool) -> None:
-        asked.append(is_behind)
-        take(their, begin, is_behind=is_behind)
-
-    def recorded_end(their: Turns) -> None:
-        ended.append(None)
-        end(their)
-
-    monkeypatch.setattr(Turns, "take", recorded)
-    monkeypatch.setattr(Turns, "ended", recorded_end)
+    """Refusals in a row are counted for each connection; what is our own fault is none, and each success ends them."""
+    recorded = Recorded(monkeypatch)
     paths = [b"/refused", b"/refused", b"/refused", b"/", b"/refused", b"/refused", b"/not-now", b"/"]
     async with served.client() as (reader, writer):
         for path in paths[:3]:
@@ -409,8 +421,36 @@ async def test_who_was_refused_takes_its_turn_behind_others(served: Running, mon
         writer.write(b"".join(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n" for path in paths[3:]))
         for _ in paths[3:]:
             await one_answer(reader)
-    assert asked == [False, False, True, True, False, False, True, False]
-    assert len(ended) == asked.count(False)
+    assert recorded.behind == [False, False, True, True, False, False, True, False]
+    await recorded.until_all_have_ended()
+
+
+async def test_what_was_begun_has_ended_however_it_ends(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or those behind would wait their longest for ever: the client hangs up, the application fails, or we stop."""
+    recorded = Recorded(monkeypatch)
+    monkeypatch.setattr(http, "log", Said())
+    async with served.client() as (_reader, writer):
+        writer.write(b"GET /watch HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await served.until_asked()
+    await recorded.until_all_have_ended()
+    for path in (b"/broken", b"/silent", b"/split"):
+        with contextlib.suppress(ConnectionResetError):
+            await served.say(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path)
+    await recorded.until_all_have_ended()
+    served.app.may_answer.clear()
+    async with served.client() as (reader, writer):
+        begun = len(recorded.behind)
+        writer.write(b"GET /late HTTP/1.1\r\nHost: x\r\n\r\n")
+
+        async def is_begun() -> bool:
+            return len(recorded.behind) > begun
+
+        await until(is_begun)
+        served.stop.set()
+        await one_answer(reader)
+    await recorded.until_all_have_ended()
+    assert len(recorded.behind) >= 5
+    assert not any(recorded.behind)
 
 
 async def test_more_than_are_begun_at_once_are_all_answered(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 
@@ -93,6 +94,62 @@ async def test_who_was_refused_again_and_again_does_not_wait_for_ever(monkeypatc
         turns.ended()
         await seen.until_all_are_begun(1 + (number + 1) * (MANY + 1))
     assert _most_between(seen.order[seen.order.index("under way") :]) <= BEHIND_A_ROUND + 1
+
+
+class Loop:
+    """An event loop that is moved by hand."""
+
+    def __init__(self) -> None:
+        self.soon: list[Callable[[], None]] = []
+        self.timers: dict[Loop.Timer, Callable[[], None]] = {}
+
+    class Timer:
+        """What `call_later` returns."""
+
+        def __init__(self, loop: Loop) -> None:
+            self._loop = loop
+
+        def cancel(self) -> None:
+            """It is not called."""
+            self._loop.timers.pop(self, None)
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """In the next round."""
+        self.soon.append(callback)
+
+    def call_later(self, _delay_s: float, callback: Callable[[], None]) -> Timer:
+        """When the test says so."""
+        timer = Loop.Timer(self)
+        self.timers[timer] = callback
+        return timer
+
+    def until_idle(self) -> None:
+        """Round after round, while anything is to be called."""
+        while self.soon:
+            due, self.soon = self.soon, []
+            for callback in due:
+                callback()
+
+
+def test_each_wait_has_its_own_time() -> None:
+    """Once all of those behind are begun, the timer that was theirs makes nobody overdue who comes after them."""
+    loop, seen = Loop(), Seen()
+    turns = Turns(cast("asyncio.AbstractEventLoop", loop))
+    turns.take(seen.begin("other"), is_behind=False)
+    turns.take(seen.begin("behind"), is_behind=True)
+    loop.until_idle()
+    assert (seen.order, len(loop.timers)) == (["other"], 1)
+    turns.ended()
+    loop.until_idle()
+    assert (seen.order, len(loop.timers)) == (["other", "behind"], 0)
+    turns.take(seen.begin("other"), is_behind=False)
+    turns.take(seen.begin("behind"), is_behind=True)
+    loop.until_idle()
+    assert len(loop.timers) == 1
+    for callback in list(loop.timers.values()):
+        callback()
+    loop.until_idle()
+    assert seen.order == ["other", "behind"] * 2
 
 
 async def test_others_go_on_being_begun_while_the_late_ones_are() -> None:
