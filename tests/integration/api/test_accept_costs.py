@@ -86,7 +86,8 @@ async def test_what_was_stored_lately_is_looked_up_and_not_inserted_again(databa
 async def test_few_that_come_one_by_one_share_a_commit(
     database_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second came while the first was stored: it waits about as long for the third, which does come."""
+    """The second came while the first was stored: it waits a step for the third, and both one more for a fourth."""
+    monkeypatch.setattr(accept, "GATHER_STEP_S", 2.0)
     monkeypatch.setattr(accept, "GATHER_S_MAX", 60.0)
     await open_shop(pool)
     async with (
@@ -100,7 +101,6 @@ async def test_few_that_come_one_by_one_share_a_commit(
             first = buyers.create_task(opened.mint(Buyer().header()))
             await until(lambda: _is_locked_out(pool))
             second = buyers.create_task(opened.mint(Buyer().header()))
-            await asyncio.sleep(2)
         assert (await first).status_code == 202
         assert not second.done()
         third = buyers.create_task(opened.mint(Buyer().header()))
@@ -110,6 +110,7 @@ async def test_few_that_come_one_by_one_share_a_commit(
 
 async def test_who_comes_alone_waits_for_nobody(database_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     """One after another, though to store the first took seconds: none of the others waits as long again."""
+    monkeypatch.setattr(accept, "GATHER_STEP_S", 600.0)
     monkeypatch.setattr(accept, "GATHER_S_MAX", 600.0)
     await open_shop(pool)
     async with running(configure(database_url), pool) as opened, pool.acquire() as locker:
@@ -123,6 +124,25 @@ async def test_who_comes_alone_waits_for_nobody(database_url: str, pool: Pool, m
         for _ in range(3):
             assert (await opened.mint(Buyer().header())).status_code == 202
         assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize(("at_most_s", "enough"), [(0.0, 32), (600.0, 1)], ids=["so long", "so many"])
+async def test_nobody_waits_longer_than_it_is_worth(
+    database_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch, at_most_s: float, enough: int
+) -> None:
+    """However long a step may last, none begins once the time is over or so many wait."""
+    monkeypatch.setattr(accept, "GATHER_STEP_S", 600.0)
+    monkeypatch.setattr(accept, "GATHER_S_MAX", at_most_s)
+    monkeypatch.setattr(accept, "GATHERED_MIN", enough)
+    await open_shop(pool)
+    async with running(configure(database_url), pool) as opened, pool.acquire() as locker, asyncio.timeout(60):
+        async with locker.transaction():
+            await locker.execute("LOCK TABLE authorizations IN EXCLUSIVE MODE")
+            first = asyncio.create_task(opened.mint(Buyer().header()))
+            await until(lambda: _is_locked_out(pool))
+            second = asyncio.create_task(opened.mint(Buyer().header()))
+            await asyncio.sleep(1)
+        assert [(await one).status_code for one in (first, second)] == [202, 202]
 
 
 async def test_only_so_many_are_known() -> None:
