@@ -65,7 +65,7 @@ LEASE_S = 30.0
 ASSET_BYTES, TOKEN_BYTES, PAY_TO_BYTES, SIGNER_BYTES = (
     Address(bytes.fromhex(text[2:])) for text in (ASSET, TOKEN, PAY_TO, SIGNER)
 )
-CLAIM = Claim(SIGNER, 0)  # as the filled row of the signer has it
+CLAIM = Claim(NETWORK, SIGNER, 0)  # as the filled row of the signer has it
 
 
 @dataclass(slots=True)
@@ -150,12 +150,10 @@ class Life:
     async def _settle(self, accepted: Sequence[NewPayment]) -> None:
         with self._meter.step("claim", of=BATCH):
             claimed = await settling.claim_pending(
-                self._db, network=NETWORK, asset=ASSET_BYTES, claim=CLAIM, lease_s=LEASE_S, limit=BATCH,
-                valid_before_min=UnixTime(0),
+                self._db, asset=ASSET_BYTES, claim=CLAIM, lease_s=LEASE_S, limit=BATCH, valid_before_min=UnixTime(0),
+                besides=(), by_row=False,
             )  # fmt: skip
-            await settling.unresolved_by_payer(
-                self._db, network=NETWORK, asset=ASSET_BYTES, payers=[c.payer for c in claimed]
-            )
+            await settling.on_its_way(self._db, network=NETWORK, asset=ASSET_BYTES)
         ids = [c.id for c in claimed]
         assert {*ids} == {p.id for p in accepted}  # noqa: S101 - nothing else waits
         envelope = self._envelope("settle")
@@ -188,7 +186,13 @@ class Life:
         with self._meter.step("claim mints", of=UNITS_A_TRANSACTION):
             await mints.tokens_with_work(self._db, network=NETWORK)
             claimed = await mints.claim(
-                self._db, network=NETWORK, token=TOKEN_BYTES, claim=CLAIM, lease_s=LEASE_S, limit=UNITS_A_TRANSACTION
+                self._db,
+                token=TOKEN_BYTES,
+                claim=CLAIM,
+                lease_s=LEASE_S,
+                limit=UNITS_A_TRANSACTION,
+                besides=(),
+                by_row=False,
             )
         ids = [m.id for m in claimed]
         envelope = self._envelope("mint")
@@ -258,8 +262,8 @@ async def start_up(connection: Db, meter: Meter) -> None:
         await admission.read_workers(connection, NETWORK)
         await admission.read_tokens(connection, NETWORK)
         await admission.count_queue(connection, NETWORK, asset=ASSET_BYTES, count_max=100_000, crowded_min=50)
-        await settling.free_claims(connection, network=NETWORK, claim=CLAIM)
-        await mints.free_claims(connection, network=NETWORK, claim=CLAIM)
+        await settling.free_claims(connection, CLAIM)
+        await mints.free_claims(connection, CLAIM)
         await attempts.in_flight(connection, NETWORK, SIGNER_BYTES)
         await transactions.unresolved_hashes(connection, NETWORK)
         await transactions.count_unresolved(connection, NETWORK, SIGNER_BYTES)

@@ -49,7 +49,7 @@ class Sender:
         self._nonce = AccountNonce(0)
         self._fees = Fees(max_fee=terms_.max_fee, max_priority_fee=terms_.priority_fee)
         self._owner = hex_text(self._signer.address)
-        self.claim = Claim(self._owner, 0)
+        self.claim = Claim(terms_.network, self._owner, 0)
 
     async def hold(self) -> None:
         """Make and take the signer's row."""
@@ -62,7 +62,7 @@ class Sender:
             )
         if tenure is None:
             raise RuntimeError(f"the {self._purpose} signer is not free")
-        self.claim = Claim(self._owner, tenure.epoch)
+        self.claim = Claim(network, self._owner, tenure.epoch)
 
     async def send(
         self, to: Address, data: bytes, *, gas_each: int, ids: Sequence[uuid.UUID], store: StoreItems
@@ -116,8 +116,8 @@ class Skeleton:
         while True:
             async with database.session(self._pool, "claim payments") as connection:
                 claimed = await settling.claim_pending(
-                    connection, network=network, asset=asset, claim=claim, lease_s=LEASE_S, limit=limit,
-                    valid_before_min=UnixTime(int(time.time())),
+                    connection, asset=asset, claim=claim, lease_s=LEASE_S, limit=limit,
+                    valid_before_min=UnixTime(int(time.time())), besides=(), by_row=False,
                 )  # fmt: skip
             if not claimed:
                 await asyncio.sleep(IDLE_S)
@@ -175,7 +175,7 @@ class Skeleton:
             for token in waiting:
                 async with database.session(self._pool, "claim units") as connection:
                     units = await mints.claim(
-                        connection, network=network, token=token, claim=claim, lease_s=LEASE_S, limit=limit
+                        connection, token=token, claim=claim, lease_s=LEASE_S, limit=limit, besides=(), by_row=False
                     )
                 if not units:
                     continue

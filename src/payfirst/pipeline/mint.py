@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import uuid
+from collections.abc import Collection, Sequence
 
 from payfirst.chain import contracts
 from payfirst.chain.contracts import RevertReason, revert_reason
@@ -15,6 +16,7 @@ from payfirst.pipeline.head import HeadWatch
 from payfirst.pipeline.outbox import Outbox
 from payfirst.pipeline.rounds import Rounds
 from payfirst.pipeline.terms import Terms
+from payfirst.pipeline.under_way import UnderWay
 from payfirst.store import heads, mints, owed, tokens, transaction_items
 from payfirst.store.database import Connection, Pool, session, transaction
 from payfirst.store.mints import ClaimedMint
@@ -49,6 +51,7 @@ class Minter:
         terms: Terms,
         outbox: Outbox,
         head: HeadWatch,
+        under_way: UnderWay[ClaimedMint],
         on_changed: OnChanged,
     ) -> None:
         self._pool = pool
@@ -56,6 +59,7 @@ class Minter:
         self._terms = terms
         self._outbox = outbox
         self._head = head
+        self._under_way = under_way
         self._on_changed = on_changed
         self._last_batch_full = False
         self.rounds = Rounds("mint", self.step, outbox=outbox)
@@ -81,20 +85,31 @@ class Minter:
 
     async def _mint_token(self, claim: Claim, token: Address) -> bool:
         limit = min(self._terms.mint_batch_max, self._units_in_gas())
-        async with session(self._pool, "claim units") as connection:
-            units = await mints.claim(
-                connection, network=self._terms.network, token=token, claim=claim, lease_s=LEASE_S, limit=limit
-            )
-        if not units:
-            return False
-        self._last_batch_full = self._last_batch_full or len(units) == limit
-        # Units whose id was found used would have the whole batch refused again: they are tried by themselves.
-        fresh = [unit for unit in units if unit.suspected_code != USED_CODE]
-        suspects = [unit for unit in units if unit.suspected_code == USED_CODE]
-        for part in (fresh, suspects):
-            if part:
-                await self._mint_units(claim, token, part)
+        async with self._under_way.taken(lambda besides: self._claim(claim, token, limit, besides)) as units:
+            if not units:
+                return False
+            self._last_batch_full = self._last_batch_full or len(units) == limit
+            # Units whose id was found used would have the whole batch refused again: they are tried by themselves.
+            fresh = [unit for unit in units if unit.suspected_code != USED_CODE]
+            suspects = [unit for unit in units if unit.suspected_code == USED_CODE]
+            for part in (fresh, suspects):
+                if part:
+                    await self._mint_units(claim, token, part)
         return True
+
+    async def _claim(
+        self, claim: Claim, token: Address, limit: int, besides: Collection[uuid.UUID]
+    ) -> list[ClaimedMint]:
+        async with session(self._pool, "claim units") as connection:
+            return await mints.claim(
+                connection,
+                token=token,
+                claim=claim,
+                lease_s=LEASE_S,
+                limit=limit,
+                besides=besides,
+                by_row=self._outbox.claims_rows,
+            )
 
     async def _mint_units(self, claim: Claim, token: Address, units: Sequence[ClaimedMint]) -> None:
         refused = await self._preflight(token, units)

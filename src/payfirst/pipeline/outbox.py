@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -35,6 +36,11 @@ GAP_S = 6
 GAP_PER_ROUND_MAX = 16
 # What a layer 2 charges for its layer 1 comes on top of the gas: a tenth is more than it has asked for.
 COST_MARGIN_NUMERATOR, COST_MARGIN_DENOMINATOR = 11, 10
+# A round that failed may have met rows that somebody has locked, or another signer that has just been taken: for so
+# long rows are claimed one by one, which passes over both.
+CLAIM_ROWS_S = 30.0
+# Who waits longer for a row than this has the round fail: the signer's own row is locked meanwhile.
+LOCK_TIMEOUT_S = 2
 
 log = get_logger()
 
@@ -89,6 +95,7 @@ class Outbox:
         self._free_claims = free_claims
         self._tenure: Tenure | None = None
         self._epoch: int | None = None  # of the newest claims
+        self._failed_at = float("-inf")  # the last round, by the monotonic clock
         self._stopping = False
         self._balance: tuple[BlockHash, Wei] | None = None
         # What is on its way may cost this much at the most, by the last count; less once some of it is mined.
@@ -118,9 +125,10 @@ class Outbox:
         That one freed the claims of its predecessors when it took the signer; this one's may have come after.
         """
         self.lose()
+        self._failed_at = time.monotonic()
         if self._epoch is None:
             return
-        claim = Claim(owner=hex_text(self.address), epoch=self._epoch + 1)
+        claim = self._claim_of(self._epoch + 1)
         with contextlib.suppress(StoreUnavailable):  # they end by themselves
             async with session(self._pool, "give claims back") as connection:
                 await self._free_claims(connection, claim)
@@ -181,9 +189,17 @@ class Outbox:
     def _name(self) -> str:
         return f"The {self._purpose} signer {checksum_address(self.address)}"
 
+    @property
+    def claims_rows(self) -> bool:
+        """Whether to claim rows one by one though the signer may be alone: a round has failed lately."""
+        return time.monotonic() - self._failed_at < CLAIM_ROWS_S
+
     def _claim(self, tenure: Tenure) -> Claim:
         self._epoch = tenure.epoch
-        return Claim(owner=hex_text(self.address), epoch=tenure.epoch)
+        return self._claim_of(tenure.epoch)
+
+    def _claim_of(self, epoch: int) -> Claim:
+        return Claim(self._terms.network, owner=hex_text(self.address), epoch=epoch)
 
     async def _register(self, connection: Connection, chain_nonce: AccountNonce) -> None:
         await signers.register(
@@ -235,7 +251,7 @@ class Outbox:
                 balance=balance,
             )
             # What it had claimed goes to the other signers at once.
-            await self._free_claims(connection, Claim(owner=hex_text(self.address), epoch=tenure.epoch + 1))
+            await self._free_claims(connection, self._claim_of(tenure.epoch + 1))
         self._tenure = None
         log.error("signer_empty", message=sentence, signer=hex_text(self.address), balance_wei=balance)
         raise SignerEmpty(sentence)
@@ -271,6 +287,7 @@ class Outbox:
         self._tenure = None
         try:
             async with transaction(self._pool, "store a signed transaction") as connection:
+                await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
                 spent = await signers.spend_nonce(
                     connection, self._terms.network, self.address, epoch=tenure.epoch, nonce=signed.nonce
                 )
@@ -359,19 +376,19 @@ class Outbox:
         if not silent:
             return
         next_nonce = await self._rpc.account_nonce(self.address)
-        time = self._head.head.time
+        chain_time = self._head.head.time
         if self._next is None or self._next[0] != next_nonce:
-            self._next = (next_nonce, time)
+            self._next = (next_nonce, chain_time)
         tenure = self._tenure
         if tenure is not None and next_nonce > tenure.next_nonce:
             self.lose()  # somebody else signs with this key: the next hold takes the chain's nonce for the floor
-        elif tenure is not None and next_nonce < in_flight[0].nonce and time - self._next[1] >= GAP_S:
+        elif tenure is not None and next_nonce < in_flight[0].nonce and chain_time - self._next[1] >= GAP_S:
             await self._fill_gap(tenure, next_nonce, in_flight[0].nonce)
         # One after the other, and the lease is short: what has no turn now has it in a second.
         for sent in silent:
             if sent.nonce < next_nonce:
                 continue  # mined; the confirmer reads it at its depth
-            await self._tend_one(sent, is_next=sent.nonce == next_nonce, stuck_s=time - self._next[1])
+            await self._tend_one(sent, is_next=sent.nonce == next_nonce, stuck_s=chain_time - self._next[1])
 
     async def _fill_gap(self, tenure: Tenure, chain_nonce: AccountNonce, lowest: AccountNonce) -> None:
         """No-ops for account nonces that no transaction has: nothing behind such a gap would ever be mined.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TypedDict
 
@@ -17,6 +17,7 @@ from payfirst.errors import RetriedError, StoreUnavailable
 from payfirst.ops import metrics
 from payfirst.ops.log import FlowLog, get_logger
 from payfirst.pipeline.head import HeadWatch
+from payfirst.pipeline.on_its_way import OnItsWay
 from payfirst.pipeline.outbox import ItemsRefused, Outbox
 from payfirst.pipeline.recredit import Recrediter, Use
 from payfirst.pipeline.rounds import Rounds
@@ -34,6 +35,7 @@ from payfirst.pipeline.settle_plan import (
     suspect_or_fail,
 )
 from payfirst.pipeline.terms import Terms
+from payfirst.pipeline.under_way import UnderWay
 from payfirst.store import settling, short_payers, tokens, transaction_items, wallets
 from payfirst.store.database import Connection, Pool, session, transaction
 from payfirst.store.settling import Claim, ClaimedPayment, Failed, Postponed
@@ -78,6 +80,8 @@ class Settler:
         head: HeadWatch,
         flow_log: FlowLog,
         recrediter: Recrediter,
+        under_way: UnderWay[ClaimedPayment],
+        on_its_way: OnItsWay,
         on_changed: OnChanged,
     ) -> None:
         self._pool = pool
@@ -87,6 +91,8 @@ class Settler:
         self._head = head
         self._flow_log = flow_log
         self._recrediter = recrediter
+        self._under_way = under_way
+        self._on_its_way = on_its_way
         self._on_changed = on_changed
         self._caution = terms.caution(two_endpoints=rpc.can_agree)
         self._last_batch_full = False
@@ -109,37 +115,36 @@ class Settler:
             # Others are on their way and the next block is some time off: let the batch grow.
             await asyncio.sleep(self._terms.linger_s)
         limit = self._terms.settle_batch_max if self._terms.settle_mode == "batch" else room
+        async with self._under_way.taken(lambda besides: self._claim(claim, limit, besides)) as claimed:
+            self._last_batch_full = len(claimed) == limit
+            if not claimed:
+                return False
+            await self._settle(claim, claimed, room)
+        return True
+
+    async def _claim(self, claim: Claim, limit: int, besides: Collection[uuid.UUID]) -> list[ClaimedPayment]:
         async with session(self._pool, "claim payments") as connection:
-            claimed = await settling.claim_pending(
+            return await settling.claim_pending(
                 connection,
-                network=self._terms.network,
                 asset=self._terms.asset,
                 claim=claim,
                 lease_s=LEASE_S,
                 limit=limit,
                 valid_before_min=UnixTime(self._head.head.time + SEND_MARGIN_S),
+                besides=besides,
+                by_row=self._outbox.claims_rows,
             )
-        self._last_batch_full = len(claimed) == limit
-        if not claimed:
-            return False
-        await self._settle(claim, claimed, room)
-        return True
 
     async def _settle(self, claim: Claim, claimed: Sequence[ClaimedPayment], room: int) -> None:
         preflight = await self._preflight(claimed)
-        async with session(self._pool, "read what payers have on its way") as connection:
-            payers = list({p.payer for p in claimed})
-            quarantined = await wallets.quarantined(connection, network=self._terms.network, payers=payers)
-            on_its_way = await settling.unresolved_by_payer(
-                connection,
-                network=self._terms.network,
-                asset=self._terms.asset,
-                payers=payers,
+        async with session(self._pool, "look for payers set apart") as connection:
+            quarantined = await wallets.quarantined(
+                connection, network=self._terms.network, payers=list({p.payer for p in claimed})
             )
         plan = plan_settlement(
             claimed,
             preflight,
-            on_its_way,
+            await self._on_its_way.read(),
             quarantined=quarantined,
             code_payer_gas=self._terms.code_payer_gas_max,
         )
@@ -406,6 +411,7 @@ class Settler:
             if not await tokens.take_supply(connection, self._terms.network, units):
                 raise SupplyShort
 
+        self._on_its_way.add(batch.payments)
         sent = await self._outbox.send(**self._transaction(batch), store_items=store_items)
         self._on_changed(ids)
         for age_s in ages_s:

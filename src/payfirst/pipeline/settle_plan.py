@@ -109,7 +109,7 @@ def preflight_groups(claimed: Sequence[ClaimedPayment]) -> list[list[ClaimedPaym
 def plan_settlement(
     claimed: Sequence[ClaimedPayment],
     preflight: Preflight,
-    unresolved: Mapping[Address, AtomicAmount],
+    unresolved: Mapping[Address, int],
     *,
     quarantined: Mapping[Address, int] = MappingProxyType({}),
     code_payer_gas: int = CODE_PAYER_GAS,

@@ -23,18 +23,21 @@ from payfirst.pipeline.confirm import Confirmer
 from payfirst.pipeline.displaced import DisplacedWatch
 from payfirst.pipeline.head import HeadWatch
 from payfirst.pipeline.mint import Minter
+from payfirst.pipeline.on_its_way import OnItsWay
 from payfirst.pipeline.outbox import Outbox
 from payfirst.pipeline.recredit import Recrediter
 from payfirst.pipeline.refund import Refunder
 from payfirst.pipeline.rounds import Rounds
 from payfirst.pipeline.settle import Settler
 from payfirst.pipeline.terms import LayOver, Terms
+from payfirst.pipeline.under_way import UnderWay
 from payfirst.pipeline.watch import Watcher
 from payfirst.store import database, mints, processes, settings, settling, wake
 from payfirst.store.database import Connection, Pool, session
 from payfirst.store.ids import Ids
+from payfirst.store.mints import ClaimedMint
 from payfirst.store.processes import Identity
-from payfirst.store.settling import Claim
+from payfirst.store.settling import Claim, ClaimedPayment
 from payfirst.store.signers import Purpose
 from payfirst.units import Address
 
@@ -143,24 +146,29 @@ class _Worker:
         self._change_notifier = wake.ChangeNotifier(pool)
         on_changed = self._change_notifier.changed
         owner = str(self._process.id)
+        settled: UnderWay[ClaimedPayment] = UnderWay()
+        on_its_way = OnItsWay(pool, network=terms.network, asset=terms.asset)
         self._settle_lanes: list[_Lane] = []
         for number, signer in enumerate(keys.settle, start=1):
             outbox = Outbox(
                 pool, rpc, terms=terms, signer=signer, purpose="settle", owner=owner, head=self._head,
-                free_claims=self._free_payments,
+                free_claims=settling.free_claims,
             )  # fmt: skip
             settler = Settler(
                 pool, rpc, terms=terms, outbox=outbox, head=self._head, flow_log=self._flow_log,
-                recrediter=recrediter, on_changed=on_changed,
+                recrediter=recrediter, under_way=settled, on_its_way=on_its_way, on_changed=on_changed,
             )  # fmt: skip
             self._settle_lanes.append(_Lane(f"settle {number}", outbox, settler.rounds))
+        minted: UnderWay[ClaimedMint] = UnderWay()
         self._mint_lanes: list[_Lane] = []
         for number, signer in enumerate(keys.mint, start=1):
             outbox = Outbox(
                 pool, rpc, terms=terms, signer=signer, purpose="mint", owner=owner, head=self._head,
-                free_claims=self._free_units,
+                free_claims=mints.free_claims,
             )  # fmt: skip
-            minter = Minter(pool, rpc, terms=terms, outbox=outbox, head=self._head, on_changed=on_changed)
+            minter = Minter(
+                pool, rpc, terms=terms, outbox=outbox, head=self._head, under_way=minted, on_changed=on_changed
+            )
             self._mint_lanes.append(_Lane(f"mint {number}", outbox, minter.rounds))
         self._lanes = [*self._settle_lanes, *self._mint_lanes, *self._refund_lanes(keys.refund, owner)]
         self._mint_notifier = wake.Notifier(pool, wake.MINTS)
@@ -188,7 +196,7 @@ class _Worker:
         for number, signer in enumerate(keys.signers, start=1):
             outbox = Outbox(
                 self._pool, self._rpc, terms=self._terms, signer=signer, purpose="refund", owner=owner,
-                head=self._head, free_claims=self._free_nothing,
+                head=self._head, free_claims=_free_nothing,
             )  # fmt: skip
             refunder = Refunder(
                 self._pool, self._rpc, terms=self._terms, treasury=keys.treasury, outbox=outbox, head=self._head,
@@ -196,15 +204,6 @@ class _Worker:
             )  # fmt: skip
             lanes.append(_Lane(f"refund {number}", outbox, refunder.rounds))
         return lanes
-
-    async def _free_payments(self, connection: Connection, claim: Claim) -> None:
-        await settling.free_claims(connection, network=self._network, claim=claim)
-
-    async def _free_units(self, connection: Connection, claim: Claim) -> None:
-        await mints.free_claims(connection, network=self._network, claim=claim)
-
-    async def _free_nothing(self, connection: Connection, claim: Claim) -> None:
-        """Refunds are not leased: whoever holds the signer sends what is due."""
 
     def _wake_settling(self) -> None:
         for lane in self._settle_lanes:
@@ -340,6 +339,10 @@ class _Worker:
             except StoreUnavailable as error:
                 log.warning("heartbeat_missed", message=f"No heartbeat could be written: {error}")
             await asyncio.sleep(HEARTBEAT_S)
+
+
+async def _free_nothing(_connection: Connection, _claim: Claim) -> None:
+    """Refunds are not leased: whoever holds the signer sends what is due."""
 
 
 async def _unless(stop: asyncio.Event, start: Coroutine[None, None, None]) -> bool:

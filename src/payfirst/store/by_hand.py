@@ -40,12 +40,12 @@ SELECT EXISTS (SELECT FROM payment_history WHERE id = $1) OR EXISTS (SELECT FROM
 # hold_payment: claims skip it and its units from here on, whatever its status.
 HOLD_PAYMENT = "UPDATE payment_queue SET held_reason = $2 WHERE id = $1"
 
-# unclaim_payment: a batch that was being made with it cannot be sent.
+# unclaim_payment: no batch is being made with it any more, as its commit would see the hold.
 UNCLAIM_PAYMENT = """
 UPDATE payment_queue SET lease_owner = NULL, lease_until = NULL WHERE id = $1 AND status = 'pending'
 """
 
-# unclaim_units: a batch that was being made of them cannot be sent.
+# unclaim_units: no batch is being made of them any more, as its commit would see the hold of their payment.
 UNCLAIM_UNITS = """
 UPDATE mint_queue SET lease_owner = NULL, lease_until = NULL WHERE payment_id = $1 AND status = 'pending'
 """

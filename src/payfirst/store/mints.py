@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from payfirst.errors import LeaseLost
 from payfirst.lifecycle import MintStatus
+from payfirst.store.claims import holds_signer, is_alone, is_ours
 from payfirst.store.database import Connection
 from payfirst.store.rows import address_of, bytes_of
 from payfirst.store.settling import Claim
@@ -34,23 +35,31 @@ WHERE t.network = $1 AND EXISTS (
       AND (m.lease_until IS NULL OR m.lease_until < now()))
 """
 
-# claim_mints: lease the oldest due units of one token; units whose payment a reorg took wait for its return, and
-# those that are on hold, by themselves or with their payment, for their release. Nothing for who lost the signer.
-CLAIM_MINTS = """
+_CLAIMED = "m.id, m.payment_id, m.unit, m.recipient, m.mint_id, m.attempts, m.suspected_code, m.suspected_height"
+
+_DUE = f"""
+FROM mint_queue m JOIN payment_queue p ON p.id = m.payment_id
+WHERE m.network = $1 AND m.token_address = $2 AND m.status = 'pending' AND m.held_reason IS NULL
+  AND (m.next_attempt_at IS NULL OR m.next_attempt_at <= now()) AND (m.lease_until IS NULL OR m.lease_until < now())
+  AND p.finality IN ('open', 'final') AND p.held_reason IS NULL AND {holds_signer("$1", "$3", "$4")}
+  AND m.id <> ALL($6::uuid[])
+"""
+
+# read_mints: the oldest due units of one token, for the only process that mints, whose lease of a signer stands for
+# them: no row is written. None where another one mints, and would read the same. Units whose payment a reorg took wait
+# for its return, and those that are on hold, by themselves or with their payment, for their release; those that this
+# process works with ($6) are skipped. Nothing for who lost the signer.
+READ_MINTS = f"""
+SELECT {_CLAIMED}, p.accepted_height {_DUE} AND {is_alone("mint", "$1", "$3")} ORDER BY m.id LIMIT $5
+"""
+
+# claim_mints: lease the same units one by one: for one of several processes, or where some are locked by somebody.
+CLAIM_MINTS = f"""
 UPDATE mint_queue m
-SET lease_owner = $3, lease_epoch = $4, lease_until = now() + $5 * interval '1 second'
-FROM (
-    SELECT q.id, p.accepted_height FROM mint_queue q JOIN payment_queue p ON p.id = q.payment_id
-    WHERE q.network = $1 AND q.token_address = $2 AND q.status = 'pending' AND q.held_reason IS NULL
-      AND (q.next_attempt_at IS NULL OR q.next_attempt_at <= now())
-      AND (q.lease_until IS NULL OR q.lease_until < now())
-      AND p.finality IN ('open', 'final') AND p.held_reason IS NULL
-      AND EXISTS (SELECT FROM signers s WHERE s.network = $1 AND s.address = $3 AND s.epoch = $4)
-    ORDER BY q.id LIMIT $6 FOR UPDATE OF q SKIP LOCKED
-) due
+SET lease_owner = $3, lease_epoch = $4, lease_until = now() + $7 * interval '1 second'
+FROM (SELECT m.id, p.accepted_height {_DUE} ORDER BY m.id LIMIT $5 FOR UPDATE OF m SKIP LOCKED) due
 WHERE m.id = due.id
-RETURNING m.id, m.payment_id, m.unit, m.recipient, m.mint_id, m.attempts, m.suspected_code, m.suspected_height,
-          due.accepted_height
+RETURNING {_CLAIMED}, due.accepted_height
 """
 
 # free_mint_claims: the signer has a new holder; what an earlier one had claimed and not sent is due again.
@@ -67,21 +76,21 @@ WHERE id = ANY($1::uuid[]) AND status = 'completed' AND finality IN ('open', 'fi
 ORDER BY id FOR SHARE
 """
 
-# mark_mints_sent: the transaction that carries them is stored in this same commit.
+# mark_mints_sent: the transaction that carries them is stored in this same commit, under the signer's epoch.
 # moves: pending -> sent
-MARK_MINTS_SENT = """
+MARK_MINTS_SENT = f"""
 UPDATE mint_queue
 SET status = 'sent', mint_tx_hash = $2, processed_at = now(), error = NULL, error_code = NULL,
     suspected_code = NULL, suspected_height = NULL, lease_owner = NULL, lease_until = NULL, attempts = attempts + 1
-WHERE id = ANY($1::uuid[]) AND status = 'pending' AND lease_owner = $3 AND lease_epoch = $4
+WHERE id = ANY($1::uuid[]) AND status = 'pending' AND {is_ours("$3", "$4")}
 """
 
 # postpone_mints: give units back to the queue, due after a while, with what was suspected of them and where.
-POSTPONE_MINTS = """
+POSTPONE_MINTS = f"""
 UPDATE mint_queue m
 SET lease_owner = NULL, lease_until = NULL, next_attempt_at = now() + $2 * interval '1 second',
     suspected_code = $3, suspected_height = $4, error = $5, attempts = attempts + 1
-WHERE m.id = ANY($1::uuid[]) AND m.status = 'pending' AND m.lease_owner = $6 AND m.lease_epoch = $7
+WHERE m.id = ANY($1::uuid[]) AND m.status = 'pending' AND {is_ours("$7", "$8")} AND {holds_signer("$6", "$7", "$8")}
 """
 
 # mark_minted: the chain holds the mint id at depth, under whatever transaction; also for a unit given up as owed. Each
@@ -117,10 +126,10 @@ WHERE id = ANY($1::uuid[]) AND status = 'sent' AND mint_tx_hash = ANY($2::text[]
 
 # mark_owed: a unit that cannot be delivered; the row stays, and `owed` names it.
 # moves: pending -> owed
-MARK_OWED = """
+MARK_OWED = f"""
 UPDATE mint_queue
 SET status = 'owed', error = $2, error_code = $3, processed_at = now(), lease_owner = NULL, lease_until = NULL
-WHERE id = ANY($1::uuid[]) AND status = 'pending' AND lease_owner = $4 AND lease_epoch = $5
+WHERE id = ANY($1::uuid[]) AND status = 'pending' AND {is_ours("$5", "$6")} AND {holds_signer("$4", "$5", "$6")}
 RETURNING id, payment_id, unit, token_address
 """
 
@@ -215,10 +224,23 @@ async def tokens_with_work(connection: Connection, *, network: str) -> list[Addr
 
 
 async def claim(
-    connection: Connection, *, network: str, token: Address, claim: Claim, lease_s: float, limit: int
+    connection: Connection,
+    *,
+    token: Address,
+    claim: Claim,
+    lease_s: float,
+    limit: int,
+    besides: Collection[uuid.UUID],
+    by_row: bool,
 ) -> list[ClaimedMint]:
-    """Lease up to `limit` due units of one token, oldest first."""
-    rows = await connection.fetch(CLAIM_MINTS, network, hex_text(token), claim.owner, claim.epoch, lease_s, limit)
+    """Up to `limit` due units of one token, oldest first: by the signer's lease where this process is alone, else each
+    leased.
+
+    `besides` those that this process works with already. `by_row`: lease each in any case.
+    """
+    due = (claim.network, hex_text(token), claim.owner, claim.epoch, limit, list(besides))
+    rows = [] if by_row else await connection.fetch(READ_MINTS, *due)
+    rows = rows or await connection.fetch(CLAIM_MINTS, *due, lease_s)
     claimed = [
         ClaimedMint(
             id=row["id"],
@@ -236,9 +258,9 @@ async def claim(
     return sorted(claimed, key=lambda m: m.id)
 
 
-async def free_claims(connection: Connection, *, network: str, claim: Claim) -> None:
+async def free_claims(connection: Connection, claim: Claim) -> None:
     """Make what an earlier holder of the signer had claimed due again."""
-    await connection.execute(FREE_MINT_CLAIMS, network, claim.owner, claim.epoch)
+    await connection.execute(FREE_MINT_CLAIMS, claim.network, claim.owner, claim.epoch)
 
 
 async def lock_paid(connection: Connection, payment_ids: Sequence[uuid.UUID]) -> None:
@@ -266,7 +288,9 @@ async def postpone(
     claim: Claim,
 ) -> None:
     """Give units back to the queue for `delay_s`."""
-    await connection.execute(POSTPONE_MINTS, ids, delay_s, code, height, reason, claim.owner, claim.epoch)
+    await connection.execute(
+        POSTPONE_MINTS, ids, delay_s, code, height, reason, claim.network, claim.owner, claim.epoch
+    )
 
 
 async def mark_minted(
@@ -298,7 +322,7 @@ async def mark_owed(
     connection: Connection, ids: Sequence[uuid.UUID], *, sentence: str, code: str, claim: Claim
 ) -> list[OwedUnit]:
     """Give up units that cannot be delivered; the caller writes their `owed` rows in the same transaction."""
-    rows = await connection.fetch(MARK_OWED, ids, sentence, code, claim.owner, claim.epoch)
+    rows = await connection.fetch(MARK_OWED, ids, sentence, code, claim.network, claim.owner, claim.epoch)
     return [OwedUnit(row["payment_id"], row["unit"], address_of(row["token_address"])) for row in rows]
 
 

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import asyncpg
-import msgspec
 
 from payfirst.errors import LeaseLost
+from payfirst.store.claims import holds_signer, is_alone, is_ours
 from payfirst.store.database import Connection
 from payfirst.store.rows import address_of, bytes_of
 from payfirst.units import (
@@ -26,29 +26,33 @@ from payfirst.units import (
 )
 
 _CLAIMED = """
-RETURNING p.id, p.token_address, p.payer, p.pay_to, p.amount, p.quantity, p.authorization_nonce, p.valid_after,
-          p.valid_before, p.signature, p.accepted_height, p.supply_reserved, p.attempts, p.suspected_code,
-          p.suspected_height, p.share_max, EXISTS (
-              SELECT FROM wallet_payments w WHERE w.payment_id = p.id
-          ) AS by_wallet
+p.id, p.token_address, p.payer, p.pay_to, p.amount, p.quantity, p.authorization_nonce, p.valid_after, p.valid_before,
+p.signature, p.accepted_height, p.supply_reserved, p.attempts, p.suspected_code, p.suspected_height, p.share_max,
+EXISTS (SELECT FROM wallet_payments w WHERE w.payment_id = p.id) AS by_wallet
 """
 
-# claim_pending: lease the oldest due payments of one asset; skip held and leased rows, and what is too near
-# to its end to be sent ($7, Unix seconds). Nothing for who lost the signer and does not know it yet: what it took
-# would wait for a worker that cannot send it.
+_DUE = f"""
+network = $1 AND asset = $2 AND status = 'pending' AND held_reason IS NULL AND valid_before > $5
+AND (next_attempt_at IS NULL OR next_attempt_at <= now()) AND (lease_until IS NULL OR lease_until < now())
+AND {holds_signer("$1", "$3", "$4")} AND id <> ALL($7::uuid[])
+"""
+
+# read_pending: the oldest due payments of one asset, for the only process that settles, whose lease of a signer stands
+# for them: no row is written. None where another one settles, and would read the same. Held and claimed rows are
+# skipped, those that this process works with ($7), and what is too near to its end to be sent ($5, Unix seconds).
+# Nothing for who lost the signer and does not know it yet.
+READ_PENDING = f"""
+SELECT {_CLAIMED} FROM payment_queue p WHERE {_DUE} AND {is_alone("settle", "$1", "$3")} ORDER BY id LIMIT $6
+"""
+
+# claim_pending: lease the same rows one by one: for one of several processes, or where some are locked by somebody.
 CLAIM_PENDING = f"""
 UPDATE payment_queue p
-SET lease_owner = $3, lease_epoch = $4, lease_until = now() + $5 * interval '1 second'
-FROM (
-    SELECT id FROM payment_queue
-    WHERE network = $1 AND asset = $2 AND status = 'pending' AND held_reason IS NULL AND valid_before > $7
-      AND (next_attempt_at IS NULL OR next_attempt_at <= now())
-      AND (lease_until IS NULL OR lease_until < now())
-      AND EXISTS (SELECT FROM signers s WHERE s.network = $1 AND s.address = $3 AND s.epoch = $4)
-    ORDER BY id LIMIT $6 FOR UPDATE SKIP LOCKED
-) due
+SET lease_owner = $3, lease_epoch = $4, lease_until = now() + $8 * interval '1 second'
+FROM (SELECT id FROM payment_queue WHERE {_DUE} ORDER BY id LIMIT $6 FOR UPDATE SKIP LOCKED) due
 WHERE p.id = due.id
-{_CLAIMED}"""
+RETURNING {_CLAIMED}
+"""
 
 # claim_reorged: lease what a reorg took and no transaction of ours would bring back: somebody else had submitted it.
 CLAIM_REORGED = f"""
@@ -66,7 +70,8 @@ FROM (
     ORDER BY valid_before LIMIT $6 FOR UPDATE OF q SKIP LOCKED
 ) due
 WHERE p.id = due.id
-{_CLAIMED}"""
+RETURNING {_CLAIMED}
+"""
 
 # note_sent_again: the transaction that carries them is stored in this same commit; they stay completed.
 NOTE_SENT_AGAIN = """
@@ -80,51 +85,49 @@ UPDATE payment_queue SET lease_owner = NULL, lease_until = NULL
 WHERE network = $1 AND status = 'pending' AND lease_owner = $2 AND lease_epoch < $3
 """
 
-# unresolved_by_payer: what these payers have on its way to the chain already. What was seen there is off the balance.
-# The payers are the keys of an object, because those are searched by halving: = ANY in a prepared statement, and the
-# join that a planner without statistics chooses, compare each row with one payer after the other.
-UNRESOLVED_BY_PAYER = """
+# on_its_way: what payers have on its way to the chain. What was seen there is off their balance.
+ON_ITS_WAY = """
 SELECT payer, sum(amount) AS amount FROM payment_queue p
-WHERE status = 'sent' AND network = $1 AND asset = $2 AND $3::jsonb ? payer
+WHERE status = 'sent' AND network = $1 AND asset = $2
   AND NOT EXISTS (SELECT 1 FROM waiting_evidence w WHERE w.network = $1 AND p.id = ANY(w.payment_ids))
 GROUP BY payer
 """
 
 # lock_claimed: hold the claimed rows while supply is reserved for them. Payments first, tokens second.
-LOCK_CLAIMED = """
+LOCK_CLAIMED = f"""
 SELECT id FROM payment_queue
-WHERE id = ANY($1::uuid[]) AND status = 'pending' AND lease_owner = $2 AND lease_epoch = $3
+WHERE id = ANY($1::uuid[]) AND status = 'pending' AND {is_ours("$3", "$4")} AND {holds_signer("$2", "$3", "$4")}
 ORDER BY id FOR UPDATE
 """
 
 # postpone: give payments back to the queue, due after a while, with what was suspected of them and where.
-POSTPONE = """
+POSTPONE = f"""
 UPDATE payment_queue p
 SET lease_owner = NULL, lease_until = NULL, next_attempt_at = now() + d.delay_s * interval '1 second',
     suspected_code = d.code, suspected_height = d.height, error = d.error, attempts = attempts + 1
 FROM unnest($1::uuid[], $2::float8[], $3::text[], $4::bigint[], $5::text[]) AS d(id, delay_s, code, height, error)
-WHERE p.id = d.id AND p.status = 'pending' AND p.lease_owner = $6 AND p.lease_epoch = $7
+WHERE p.id = d.id AND p.status = 'pending' AND {is_ours("$7", "$8")} AND {holds_signer("$6", "$7", "$8")}
 """
 
-# mark_sent: the transaction that carries them is stored in this same commit, and supply taken for all but those that
-# hold theirs already ($5).
+# mark_sent: the transaction that carries them is stored in this same commit, under the signer's epoch, and supply taken
+# for all but those that hold theirs already ($5).
 # moves: pending -> sent
-MARK_SENT = """
+MARK_SENT = f"""
 UPDATE payment_queue
 SET status = 'sent', tx_hash = $2, processed_at = now(), error = NULL, error_code = NULL, suspected_code = NULL,
     suspected_height = NULL, lease_owner = NULL, lease_until = NULL, attempts = attempts + 1, supply_reserved = true
-WHERE id = ANY($1::uuid[]) AND status = 'pending' AND lease_owner = $3 AND lease_epoch = $4
+WHERE id = ANY($1::uuid[]) AND status = 'pending' AND {is_ours("$3", "$4")}
   AND supply_reserved = (id = ANY($5::uuid[]))
 RETURNING extract(epoch FROM now() - created_at)::float8 AS age_s
 """
 
 # fail_claimed: refused before anything was sent; no money moved.
 # moves: pending -> failed
-FAIL_CLAIMED = """
+FAIL_CLAIMED = f"""
 UPDATE payment_queue p
 SET status = 'failed', error_code = d.code, error = d.error, processed_at = now()
 FROM unnest($1::uuid[], $2::text[], $3::text[]) AS d(id, code, error)
-WHERE p.id = d.id AND p.status = 'pending' AND p.lease_owner = $4 AND p.lease_epoch = $5
+WHERE p.id = d.id AND p.status = 'pending' AND {is_ours("$5", "$6")} AND {holds_signer("$4", "$5", "$6")}
 RETURNING p.id
 """
 
@@ -157,8 +160,9 @@ class ClaimedPayment:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """In whose name rows are leased: a signer (as text) under an epoch."""
+    """In whose name rows are worked with: a signer (as text) of a network under an epoch."""
 
+    network: str
     owner: str
     epoch: int
 
@@ -186,18 +190,21 @@ class Failed:
 async def claim_pending(
     connection: Connection,
     *,
-    network: str,
     asset: Address,
     claim: Claim,
     lease_s: float,
     limit: int,
     valid_before_min: UnixTime,
+    besides: Collection[uuid.UUID],
+    by_row: bool,
 ) -> list[ClaimedPayment]:
-    """Lease up to `limit` due payments, oldest first."""
-    rows = await connection.fetch(
-        CLAIM_PENDING, network, hex_text(asset), claim.owner, claim.epoch, lease_s, limit, valid_before_min
-    )
-    return _claimed(rows)
+    """Up to `limit` due payments, oldest first: by the signer's lease where this process is alone, else each leased.
+
+    `besides` those that this process works with already. `by_row`: lease each in any case.
+    """
+    due = (claim.network, hex_text(asset), claim.owner, claim.epoch, valid_before_min, limit, list(besides))
+    rows = [] if by_row else await connection.fetch(READ_PENDING, *due)
+    return _claimed(rows or await connection.fetch(CLAIM_PENDING, *due, lease_s))
 
 
 async def claim_reorged(
@@ -243,23 +250,20 @@ def _claimed(rows: Sequence[asyncpg.Record]) -> list[ClaimedPayment]:
     return sorted(claimed, key=lambda p: p.id)
 
 
-async def free_claims(connection: Connection, *, network: str, claim: Claim) -> None:
+async def free_claims(connection: Connection, claim: Claim) -> None:
     """Make what an earlier holder of the signer had claimed due again."""
-    await connection.execute(FREE_CLAIMS, network, claim.owner, claim.epoch)
+    await connection.execute(FREE_CLAIMS, claim.network, claim.owner, claim.epoch)
 
 
-async def unresolved_by_payer(
-    connection: Connection, *, network: str, asset: Address, payers: Sequence[Address]
-) -> dict[Address, AtomicAmount]:
+async def on_its_way(connection: Connection, *, network: str, asset: Address) -> dict[Address, AtomicAmount]:
     """The sum of what each payer has in `sent`; payers without are absent."""
-    asked = msgspec.json.encode(dict.fromkeys(map(hex_text, payers), 0)).decode()
-    rows = await connection.fetch(UNRESOLVED_BY_PAYER, network, hex_text(asset), asked)
+    rows = await connection.fetch(ON_ITS_WAY, network, hex_text(asset))
     return {address_of(row["payer"]): AtomicAmount(int(row["amount"])) for row in rows}
 
 
 async def lock_claimed(connection: Connection, ids: Sequence[uuid.UUID], *, claim: Claim) -> None:
     """Hold the claimed rows until the transaction ends. Raises LeaseLost when some are no longer ours."""
-    rows = await connection.fetch(LOCK_CLAIMED, ids, claim.owner, claim.epoch)
+    rows = await connection.fetch(LOCK_CLAIMED, ids, claim.network, claim.owner, claim.epoch)
     if len(rows) != len(ids):
         raise LeaseLost(f"{len(ids) - len(rows)} claimed payments are no longer ours")
 
@@ -273,6 +277,7 @@ async def postpone(connection: Connection, postponed: Sequence[Postponed], *, cl
         [p.code for p in postponed],
         [p.height for p in postponed],
         [p.reason for p in postponed],
+        claim.network,
         claim.owner,
         claim.epoch,
     )
@@ -308,6 +313,7 @@ async def fail_claimed(connection: Connection, failed: Sequence[Failed], *, clai
         [f.id for f in failed],
         [f.code for f in failed],
         [f.sentence for f in failed],
+        claim.network,
         claim.owner,
         claim.epoch,
     )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
+from payfirst.store.claims import is_ours
 from payfirst.store.database import Connection
 from payfirst.store.rows import address_of
 from payfirst.units import Address, AtomicAmount, BlockNumber, hex_text
@@ -74,9 +75,9 @@ RETURNING t.address
 """
 
 # mark_reserved: these pending payments hold supply, so that a crash between here and sending leaks none.
-MARK_RESERVED = """
+MARK_RESERVED = f"""
 UPDATE payment_queue SET supply_reserved = true
-WHERE id = ANY($1::uuid[]) AND status = 'pending' AND NOT supply_reserved AND lease_owner = $2 AND lease_epoch = $3
+WHERE id = ANY($1::uuid[]) AND status = 'pending' AND NOT supply_reserved AND {is_ours("$2", "$3")}
 """
 
 # hold_token: accept no more payments for a token that refuses to mint, and say why.

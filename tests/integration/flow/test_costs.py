@@ -27,7 +27,7 @@ MINT_GAS_MAX = 52_000  # to holders who have none yet; 17,100 less to those who 
 
 # Once for a whole batch, however many payments or units it has.
 ONCE_A_BATCH = {
-    "payers' unresolved value": settling.UNRESOLVED_BY_PAYER,
+    "payers' value on its way": settling.ON_ITS_WAY,
     "supply": tokens.TAKE_SUPPLY,
     "items": transaction_items.STORE_PAYMENT_ITEMS,
     "payments sent": settling.MARK_SENT,

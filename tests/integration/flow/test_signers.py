@@ -113,3 +113,22 @@ async def test_fault_22_an_empty_signer_rests_while_others_go_on_and_wakes_when_
         await rig.chain.fund_gas([dev_address("empty")], Wei(10**20))
         await rig.until(works)
     assert await rig.pool.fetchval("SELECT count(*) FROM chain_transactions WHERE signer = $1", empty) == 0
+
+
+async def test_an_open_transaction_of_an_operator_holds_up_its_own_rows_only(rig: Rig) -> None:
+    """The round that met a locked row gives it up soon; from the next one on, what is locked is passed over."""
+    buyers = await rig.buyers(4)
+    async with rig.working():
+        await rig.pay(buyers[0])
+        await rig.until_counts(mints_completed=1)
+    locked = await rig.pay(buyers[1])
+    await rig.pay(buyers[2])
+    async with rig.pool.acquire() as operator, operator.transaction():
+        await operator.execute("UPDATE payment_queue SET error = 'looked at by hand' WHERE id = $1", locked)
+        async with rig.working():
+            await rig.until_counts(within_s=20, mints_completed=2)
+            await rig.pay(buyers[3])
+            await rig.until_counts(within_s=20, mints_completed=3, payments_pending=1)
+    async with rig.working():
+        await rig.until_counts(mints_completed=4)
+    await rig.check_invariants()
