@@ -163,7 +163,7 @@ async def test_who_has_lost_the_signer_takes_nothing_and_changes_nothing(db: Any
     assert len(await settling.fail_claimed(db, [Failed(mine[0].id, "c", "s")], claim=newer)) == 1
 
 
-async def test_two_signers_of_one_process_never_work_with_the_same(db: Any) -> None:
+async def test_two_signers_of_one_process_never_work_with_the_same(db: Any, any_database_url: str) -> None:
     """However they meet: who comes second is told what the first one works with."""
     for _ in range(6):
         await payment(db, "pending")
@@ -171,30 +171,24 @@ async def test_two_signers_of_one_process_never_work_with_the_same(db: Any) -> N
     at_work: set[uuid.UUID] = set()
     done: list[uuid.UUID] = []
 
-    async def signer() -> None:
+    async def sign() -> None:
+        connection = await asyncpg.connect(any_database_url)
         while True:
-            async with under_way.taken(lambda besides: take(db, limit=2, besides=besides)) as rows:
+            async with under_way.taken(lambda besides: take(connection, limit=2, besides=besides)) as rows:
                 if not rows:
-                    return
+                    break
                 assert at_work.isdisjoint(ids(rows))
                 at_work.update(ids(rows))
                 await asyncio.sleep(0.05)
-                await settling.mark_sent(db, rows, tx_hash=HASH, claim=MINE)
+                await settling.mark_sent(connection, rows, tx_hash=HASH, claim=MINE)
                 at_work.difference_update(ids(rows))
                 done.extend(ids(rows))
+        await connection.close()
 
-    # One connection does one thing at a time; the lock of UnderWay sees to it while rows are read.
-    async with asyncio.timeout(30):
-        await signer_by_signer(signer)
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        for _ in range(2):
+            group.create_task(sign())
     assert len(done) == len({*done}) == 6
-
-
-async def signer_by_signer(signer: Any) -> None:
-    """The second one begins while the first works."""
-    async with asyncio.TaskGroup() as group:
-        group.create_task(signer())
-        await asyncio.sleep(0.02)
-        group.create_task(signer())
 
 
 async def test_rows_are_free_again_when_a_round_fails() -> None:
