@@ -30,7 +30,8 @@ async def db(any_database_url: str) -> AsyncIterator[Any]:
     connection = await asyncpg.connect(any_database_url)
     await connection.execute("INSERT INTO tokens (network, address, price, max_mint_count) VALUES ('n', $1, 1, 100)", A)
     await connection.execute(
-        "INSERT INTO signers (network, address, purpose, next_nonce, epoch) VALUES ('n', $1, 'settle', 0, $2)",
+        "INSERT INTO signers (network, address, purpose, next_nonce, epoch, lease_owner, lease_until)"
+        " VALUES ('n', $1, 'settle', 0, $2, 'it', now() + interval '1 hour')",
         CLAIM.owner,
         CLAIM.epoch,
     )
@@ -86,9 +87,6 @@ async def test_units_held_with_their_payment_after_they_were_claimed_are_not_sen
 
 async def owe(db: Any, queue_id: uuid.UUID) -> None:
     """Give a unit up, as a minter does that meets the cap."""
-    await db.execute(
-        "UPDATE mint_queue SET lease_owner = $2, lease_epoch = $3 WHERE id = $1", queue_id, CLAIM.owner, CLAIM.epoch
-    )
     given_up = await mints.mark_owed(db, [queue_id], sentence="sold out", code="token_cap_reached", claim=CLAIM)
     debts = [Debt(o.payment_id, o.unit) for o in given_up]
     await owed.write(db, debts, direction="to_buyer", reason="token_cap_reached")

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 from test_schema import A, completed, payment
 
-from payfirst.errors import LeaseLost
+from payfirst.errors import LeaseLost, StoreUnavailable
 from payfirst.pipeline import on_its_way
 from payfirst.pipeline.on_its_way import OnItsWay
 from payfirst.pipeline.under_way import UnderWay
@@ -24,6 +24,10 @@ from payfirst.units import Address, TxHash, UnixTime
 OWN = Address(bytes.fromhex(A[2:]))
 MINE, OTHER = Claim("n", "0x" + "e1" * 20, 1), Claim("n", "0x" + "e2" * 20, 1)
 HASH = TxHash(b"\x01" * 32)
+WAITING = """
+INSERT INTO waiting_evidence (network, tx_hash, block, block_hash, transaction_id, payment_ids)
+VALUES ('n', '0x' || repeat('1', 64), 1, '0x' || repeat('2', 64), $1, $2)
+"""
 
 
 @pytest.fixture
@@ -40,8 +44,8 @@ async def hold(db: Any, claim: Claim, purpose: str, *, process: str = "mine", se
     """A process holds this signer for so long."""
     await db.execute(
         "INSERT INTO signers (network, address, purpose, next_nonce, epoch, lease_owner, lease_until)"
-        " VALUES ('n', $1, $2, 0, $3, $4, now() + $5 * interval '1 second')",
-        claim.owner, purpose, claim.epoch, process, seconds,
+        " VALUES ($6, $1, $2, 0, $3, $4, now() + $5 * interval '1 second')",
+        claim.owner, purpose, claim.epoch, process, seconds, claim.network,
     )  # fmt: skip
 
 
@@ -81,7 +85,8 @@ async def test_who_is_alone_takes_rows_without_writing_them(db: Any) -> None:
     await completed(db)
     await hold(db, Claim("n", "0x" + "e3" * 20, 1), "settle")  # a second signer of the same process
     await hold(db, Claim("n", "0x" + "f2" * 20, 1), "mint", process="gone", seconds=-1)
-    await hold(db, Claim("m", "0x" + "e4" * 20, 1), "refund", process="another purpose")
+    await hold(db, Claim("n", "0x" + "e4" * 20, 1), "refund", process="another purpose")
+    await hold(db, Claim("m", "0x" + "e5" * 20, 1), "settle", process="another network")
     before = await db.fetch("SELECT ctid, xmax FROM payment_queue UNION ALL SELECT ctid, xmax FROM mint_queue")
     assert ids(await take(db)) == [first, second]
     assert ids(await take(db, besides=[first])) == [second]
@@ -106,6 +111,15 @@ async def test_several_processes_claim_row_by_row(db: Any) -> None:
     assert len(await take(db)) == 4
 
 
+async def test_who_does_not_know_whether_it_is_alone_claims_row_by_row(db: Any) -> None:
+    """Its lease has run out, so others may believe to be alone too."""
+    await payment(db, "pending")
+    await completed(db)
+    await db.execute("UPDATE signers SET lease_until = now() - interval '1 second'")
+    assert len(await take(db)) == await leased(db) == 1
+    assert len(await take_units(db)) == await leased(db, "mint_queue") == 2
+
+
 async def test_rows_that_somebody_has_locked_are_passed_over_one_by_one(db: Any, any_database_url: str) -> None:
     """An open transaction of an operator holds up its own row, and no other."""
     locked, free = await payment(db, "pending"), await payment(db, "pending")
@@ -113,6 +127,10 @@ async def test_rows_that_somebody_has_locked_are_passed_over_one_by_one(db: Any,
     async with operator.transaction():
         await operator.execute("UPDATE payment_queue SET error = 'looked at' WHERE id = $1", locked)
         assert ids(await take(db, by_row=True)) == [free]
+    paid, other = await completed(db), await completed(db, log=1)
+    async with operator.transaction():
+        await operator.execute("UPDATE payment_queue SET error = 'looked at' WHERE id = $1", paid)
+        assert {unit.payment_id for unit in await take_units(db, by_row=True)} == {other}
     await operator.close()
 
 
@@ -199,12 +217,12 @@ async def test_rows_are_free_again_when_a_round_fails() -> None:
 
     async def read(besides: Collection[uuid.UUID]) -> list[Any]:
         seen.append(set(besides))
-        return [row]
+        return [] if besides else [row]
 
     async def failing() -> None:
         async with under_way.taken(read):
-            async with under_way.taken(read):
-                pass
+            async with under_way.taken(read) as others:
+                assert others == []
             raise LeaseLost("it failed")
 
     with pytest.raises(LeaseLost):
@@ -217,20 +235,62 @@ async def test_rows_are_free_again_when_a_round_fails() -> None:
 async def test_what_is_on_its_way_is_read_once_a_second_and_knows_what_was_sent_since(
     db: Any, any_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Never less than what this process has sent; what was confirmed since is off with the next reading."""
+    """Never less than what this process sends; what was confirmed since is off with the next reading."""
     monkeypatch.setattr(on_its_way, "READ_EVERY_S", 3600.0)
     pool = await database.connect(any_database_url, name="test", size=1)
-    read = OnItsWay(pool, network="n", asset=OWN)
+    known = OnItsWay(pool, network="n", asset=OWN)
+
+    async def read() -> int:
+        return (await known.read([OWN]))[OWN]
+
     await payment(db, "sent")
     await payment(db, "pending")
-    assert dict(await read.read()) == {OWN: 20}
+    assert await read() == 20
     taken = await take(db)
-    read.add(taken)
-    assert dict(await read.read()) == {OWN: 40}
-    await settling.mark_sent(db, taken, tx_hash=HASH, claim=MINE)
-    assert dict(await read.read()) == {OWN: 40}
+    with known.sending(taken):
+        assert await read() == 40
+        monkeypatch.setattr(on_its_way, "READ_EVERY_S", 0.0)
+        assert await read() == 40  # not stored yet, so the reading has not seen it
+        monkeypatch.setattr(on_its_way, "READ_EVERY_S", 3600.0)
+        await settling.mark_sent(db, taken, tx_hash=HASH, claim=MINE)
+    assert await read() == 40
     await db.execute("UPDATE payment_queue SET status = 'failed', tx_hash = NULL")
-    assert dict(await read.read()) == {OWN: 40}
+    assert await read() == 40
     monkeypatch.setattr(on_its_way, "READ_EVERY_S", 0.0)
-    assert dict(await read.read()) == {}
+    assert await read() == 0
     await pool.close()
+
+
+@pytest.mark.parametrize(("error", "counts"), [(LeaseLost("no"), 0), (StoreUnavailable("unknown"), 20)])
+async def test_what_was_certainly_not_sent_does_not_count(
+    db: Any, any_database_url: str, monkeypatch: pytest.MonkeyPatch, error: Exception, counts: int
+) -> None:
+    """Where the commit was cut it may have been; a reading that fails forgets nothing."""
+    monkeypatch.setattr(on_its_way, "READ_EVERY_S", 3600.0)
+    pool = await database.connect(any_database_url, name="test", size=1)
+    known = OnItsWay(pool, network="n", asset=OWN)
+    await known.read([OWN])
+    await payment(db, "pending")
+    sending = known.sending(await take(db))
+    with pytest.raises(type(error)), sending:
+        raise error
+    assert await known.read([OWN]) == {OWN: counts}
+    monkeypatch.setattr(on_its_way, "READ_EVERY_S", 0.0)
+    await db.execute("ALTER TABLE payment_queue RENAME TO elsewhere")
+    with pytest.raises(asyncpg.UndefinedTableError):
+        await known.read([OWN])
+    monkeypatch.setattr(on_its_way, "READ_EVERY_S", 3600.0)
+    assert await known.read([OWN]) == {OWN: counts}
+    await pool.close()
+
+
+async def test_what_waits_for_more_depth_is_off_the_balance(db: Any) -> None:
+    """It was seen on chain, so the balance knows of it."""
+    seen, _ = await payment(db, "sent"), await payment(db, "sent")
+    assert await settling.on_its_way(db, network="n", asset=OWN) == {OWN: 40}
+    transaction = await db.fetchval(
+        "INSERT INTO chain_transactions (network, signer, account_nonce, purpose, signer_epoch, to_address, gas_limit,"
+        " item_count) VALUES ('n', $1, 0, 'settle', 1, $2, 1, 1) RETURNING id", MINE.owner, A
+    )  # fmt: skip
+    await db.execute(WAITING, transaction, [seen])
+    assert await settling.on_its_way(db, network="n", asset=OWN) == {OWN: 20}

@@ -13,7 +13,7 @@ from payfirst.chain.rpc import RpcClient, RpcRefused, RpcUnavailable
 from payfirst.ops.log import get_logger
 from payfirst.pipeline import minted, used_ids
 from payfirst.pipeline.head import HeadWatch
-from payfirst.pipeline.outbox import Outbox
+from payfirst.pipeline.outbox import LOCK_TIMEOUT_S, Outbox
 from payfirst.pipeline.rounds import Rounds
 from payfirst.pipeline.terms import Terms
 from payfirst.pipeline.under_way import UnderWay
@@ -77,11 +77,13 @@ class Minter:
             await asyncio.sleep(self._terms.linger_s)
         async with session(self._pool, "look for units to mint") as connection:
             waiting = await mints.tokens_with_work(connection, network=self._terms.network)
-        worked = False
+        sent_of = 0
         self._last_batch_full = False
-        for token in waiting[:room]:
-            worked = await self._mint_token(claim, token) or worked
-        return worked
+        for token in waiting:
+            if sent_of == room:
+                break
+            sent_of += await self._mint_token(claim, token)
+        return sent_of > 0
 
     async def _mint_token(self, claim: Claim, token: Address) -> bool:
         limit = min(self._terms.mint_batch_max, self._units_in_gas())
@@ -237,7 +239,7 @@ class Minter:
         self, claim: Claim, units: Sequence[ClaimedMint], *, delay_s: float, code: str | None, reason: str
     ) -> None:
         first_seen = units[0].suspected_height if units[0].suspected_code == code else None
-        async with session(self._pool, "give a unit back") as connection:
+        async with transaction(self._pool, "give a unit back", lock_timeout_s=LOCK_TIMEOUT_S) as connection:
             await mints.postpone(
                 connection,
                 [unit.id for unit in units],
@@ -249,7 +251,8 @@ class Minter:
             )
 
     async def _give_up(self, claim: Claim, unit: ClaimedMint) -> None:
-        async with transaction(self._pool, "write what is owed") as connection:
+        async with transaction(self._pool, "write what is owed", lock_timeout_s=LOCK_TIMEOUT_S) as connection:
+            await mints.lock_paid(connection, [unit.payment_id])
             given_up = await mints.mark_owed(connection, [unit.id], sentence=CAP_SENTENCE, code=CAP_CODE, claim=claim)
             debts = [Debt(o.payment_id, o.unit) for o in given_up]
             await owed.write(connection, debts, direction="to_buyer", reason=CAP_CODE)

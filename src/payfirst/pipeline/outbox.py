@@ -36,10 +36,11 @@ GAP_S = 6
 GAP_PER_ROUND_MAX = 16
 # What a layer 2 charges for its layer 1 comes on top of the gas: a tenth is more than it has asked for.
 COST_MARGIN_NUMERATOR, COST_MARGIN_DENOMINATOR = 11, 10
-# A round that failed may have met rows that somebody has locked, or another signer that has just been taken: for so
-# long rows are claimed one by one, which passes over both.
+# A round that failed may have met rows that somebody has locked, another process that has just taken a signer, or a row
+# that it cannot work with: for so long rows are claimed one by one, which passes over the first two, and has others go
+# on while the claim on the third lasts.
 CLAIM_ROWS_S = 30.0
-# Who waits longer for a row than this has the round fail: the signer's own row is locked meanwhile.
+# Who waits longer for a row than this has the round fail: rows wait with it, and the signer's own is locked meanwhile.
 LOCK_TIMEOUT_S = 2
 
 log = get_logger()
@@ -125,7 +126,7 @@ class Outbox:
         That one freed the claims of its predecessors when it took the signer; this one's may have come after.
         """
         self.lose()
-        self._failed_at = time.monotonic()
+        self.note_failure()
         if self._epoch is None:
             return
         claim = self._claim_of(self._epoch + 1)
@@ -188,6 +189,10 @@ class Outbox:
     @property
     def _name(self) -> str:
         return f"The {self._purpose} signer {checksum_address(self.address)}"
+
+    def note_failure(self) -> None:
+        """A round has failed: claim rows one by one for a while."""
+        self._failed_at = time.monotonic()
 
     @property
     def claims_rows(self) -> bool:
@@ -286,8 +291,9 @@ class Outbox:
         # Whatever goes wrong from here to the end of the commit, it is not known what the row says: read it again.
         self._tenure = None
         try:
-            async with transaction(self._pool, "store a signed transaction") as connection:
-                await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
+            async with transaction(
+                self._pool, "store a signed transaction", lock_timeout_s=LOCK_TIMEOUT_S
+            ) as connection:
                 spent = await signers.spend_nonce(
                     connection, self._terms.network, self.address, epoch=tenure.epoch, nonce=signed.nonce
                 )

@@ -48,6 +48,9 @@ class Rounds:
                 await self._outbox.give_up_claims()
                 await asyncio.sleep(RETRY_S)
                 continue
+            except Exception:
+                self._outbox.note_failure()  # or the same rows would be read first, each time
+                raise
             if not worked and not self._stopped.is_set():
                 await self._wait()
 

@@ -13,12 +13,12 @@ from payfirst.chain import contracts
 from payfirst.chain.contracts import Preflight, PreflightItem, PreflightRequest
 from payfirst.chain.fees import gas_limit
 from payfirst.chain.rpc import RpcClient, RpcRefused
-from payfirst.errors import RetriedError, StoreUnavailable
+from payfirst.errors import LeaseLost, RetriedError, StoreUnavailable
 from payfirst.ops import metrics
 from payfirst.ops.log import FlowLog, get_logger
 from payfirst.pipeline.head import HeadWatch
 from payfirst.pipeline.on_its_way import OnItsWay
-from payfirst.pipeline.outbox import ItemsRefused, Outbox
+from payfirst.pipeline.outbox import LOCK_TIMEOUT_S, ItemsRefused, Outbox
 from payfirst.pipeline.recredit import Recrediter, Use
 from payfirst.pipeline.rounds import Rounds
 from payfirst.pipeline.settle_plan import (
@@ -42,7 +42,8 @@ from payfirst.store.settling import Claim, ClaimedPayment, Failed, Postponed
 from payfirst.store.wake import OnChanged
 from payfirst.units import Address, BlockHash, Gas, TxHash, UnixTime, hex_text
 
-# A claim that is not sent within this time is due again; the signer's epoch keeps the late one from sending.
+# Where rows are claimed one by one, those not sent within this time are due again; the signer's epoch keeps the late
+# one from sending.
 LEASE_S = 30.0
 # An authorization that ends this soon after the head would only burn gas.
 SEND_MARGIN_S = 6
@@ -144,7 +145,7 @@ class Settler:
         plan = plan_settlement(
             claimed,
             preflight,
-            await self._on_its_way.read(),
+            await self._on_its_way.read({p.payer for p in claimed}),
             quarantined=quarantined,
             code_payer_gas=self._terms.code_payer_gas_max,
         )
@@ -166,8 +167,7 @@ class Settler:
             failed = 0
         leftover = [Postponed(p.id, NO_ROOM_S) for b in batches[room:] for p in b.payments]
         if leftover:
-            async with session(self._pool, "give payments back") as connection:
-                await settling.postpone(connection, leftover, claim=claim)
+            await self._write_back(claim, SettlementPlan(postponed=leftover))
         if faults:
             await self._write_back(claim, await self._agreed_faults(claimed, faults))
 
@@ -329,7 +329,7 @@ class Settler:
 
     async def _reserve(self, claim: Claim, plan: SettlementPlan) -> list[Sendable]:
         """Take supply for payments that passed; what does not fit joins the plan's other lists."""
-        async with transaction(self._pool, "reserve supply") as connection:
+        async with transaction(self._pool, "reserve supply", lock_timeout_s=LOCK_TIMEOUT_S) as connection:
             await settling.lock_claimed(connection, [s.payment.id for s in plan.send], claim=claim)
             supply = await tokens.lock_supply(
                 connection, self._terms.network, sorted({s.payment.token for s in plan.send})
@@ -340,7 +340,11 @@ class Settler:
             for payment in fresh:
                 units[payment.token] = units.get(payment.token, 0) + payment.quantity
             await tokens.add_reserved(connection, self._terms.network, units)
-            await tokens.mark_reserved(connection, [p.id for p in fresh], owner=claim.owner, epoch=claim.epoch)
+            reserved = await tokens.mark_reserved(
+                connection, [p.id for p in fresh], owner=claim.owner, epoch=claim.epoch
+            )
+            if reserved != len(fresh):
+                raise LeaseLost(f"{len(fresh) - reserved} payments were given supply by somebody else")
         plan.failed += allotted.failed
         plan.postponed += allotted.postponed
         return [replace(s, payment=replace(s.payment, supply_reserved=True)) for s in allotted.send]
@@ -348,7 +352,7 @@ class Settler:
     async def _write_back(self, claim: Claim, plan: SettlementPlan) -> None:
         if not plan.failed and not plan.postponed:
             return
-        async with transaction(self._pool, "write back what is not sent") as connection:
+        async with transaction(self._pool, "write back what is not sent", lock_timeout_s=LOCK_TIMEOUT_S) as connection:
             if plan.postponed:
                 await settling.postpone(connection, plan.postponed, claim=claim)
             ended = await settling.fail_claimed(connection, plan.failed, claim=claim) if plan.failed else []
@@ -411,8 +415,8 @@ class Settler:
             if not await tokens.take_supply(connection, self._terms.network, units):
                 raise SupplyShort
 
-        self._on_its_way.add(batch.payments)
-        sent = await self._outbox.send(**self._transaction(batch), store_items=store_items)
+        with self._on_its_way.sending(batch.payments):
+            sent = await self._outbox.send(**self._transaction(batch), store_items=store_items)
         self._on_changed(ids)
         for age_s in ages_s:
             metrics.STAGE.observe(age_s, *metrics.ACCEPTED_TO_SENT)

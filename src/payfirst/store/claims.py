@@ -12,9 +12,10 @@ from payfirst.store.signers import Purpose
 
 
 def is_alone(purpose: Purpose, network: str, owner: str) -> str:
-    """No other process than that of the signer `owner` holds a signer of this purpose. Placeholders, as below."""
+    """The signer `owner` is held, and no signer of this purpose by another process. Placeholders, as below."""
     return (
-        f"NOT EXISTS (SELECT FROM signers o WHERE o.network = {network} AND o.purpose = '{purpose}'"
+        f"EXISTS (SELECT FROM signers s WHERE s.network = {network} AND s.address = {owner} AND s.lease_until > now())"
+        f" AND NOT EXISTS (SELECT FROM signers o WHERE o.network = {network} AND o.purpose = '{purpose}'"
         " AND o.lease_until > now() AND o.lease_owner IS DISTINCT FROM"
         f" (SELECT s.lease_owner FROM signers s WHERE s.network = {network} AND s.address = {owner}))"
     )

@@ -105,9 +105,14 @@ def database_not_there(url: str, error: BaseException) -> DatabaseNotThere:
 
 
 @contextlib.asynccontextmanager
-async def transaction(pool: Pool, doing: str) -> AsyncIterator[Connection]:
-    """One transaction on one connection; its failures are StoreUnavailable where PostgreSQL is away."""
+async def transaction(pool: Pool, doing: str, *, lock_timeout_s: int | None = None) -> AsyncIterator[Connection]:
+    """One transaction on one connection; its failures are StoreUnavailable where PostgreSQL is away.
+
+    `lock_timeout_s`: how long each statement may wait for a row or table that somebody else has locked.
+    """
     async with session(pool, doing) as connection, connection.transaction():
+        if lock_timeout_s is not None:
+            await connection.execute(f"SET LOCAL lock_timeout = '{lock_timeout_s}s'")
         yield connection
 
 

@@ -57,7 +57,8 @@ SELECT {_CLAIMED}, p.accepted_height {_DUE} AND {is_alone("mint", "$1", "$3")} O
 CLAIM_MINTS = f"""
 UPDATE mint_queue m
 SET lease_owner = $3, lease_epoch = $4, lease_until = now() + $7 * interval '1 second'
-FROM (SELECT m.id, p.accepted_height {_DUE} ORDER BY m.id LIMIT $5 FOR UPDATE OF m SKIP LOCKED) due
+FROM (SELECT m.id, p.accepted_height {_DUE} ORDER BY m.id LIMIT $5
+      FOR UPDATE OF m SKIP LOCKED FOR SHARE OF p SKIP LOCKED) due
 WHERE m.id = due.id
 RETURNING {_CLAIMED}, due.accepted_height
 """
@@ -160,7 +161,7 @@ class NewMint:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedMint:
-    """A unit that a mint worker holds; `suspected_*` is what an earlier pre-flight saw.
+    """A unit that a mint worker works with; `suspected_*` is what an earlier pre-flight saw.
 
     `accepted_height` is where the chain stood when its payment was accepted.
     """

@@ -85,11 +85,12 @@ UPDATE payment_queue SET lease_owner = NULL, lease_until = NULL
 WHERE network = $1 AND status = 'pending' AND lease_owner = $2 AND lease_epoch < $3
 """
 
-# on_its_way: what payers have on its way to the chain. What was seen there is off their balance.
+# on_its_way: what payers have on its way to the chain. What was seen there is off their balance. NOT IN, because that
+# is looked up in a hash of the few, whatever the planner believes of their number.
 ON_ITS_WAY = """
 SELECT payer, sum(amount) AS amount FROM payment_queue p
 WHERE status = 'sent' AND network = $1 AND asset = $2
-  AND NOT EXISTS (SELECT 1 FROM waiting_evidence w WHERE w.network = $1 AND p.id = ANY(w.payment_ids))
+  AND id NOT IN (SELECT unnest(payment_ids) FROM waiting_evidence WHERE network = $1)
 GROUP BY payer
 """
 
@@ -134,7 +135,7 @@ RETURNING p.id
 
 @dataclass(frozen=True, slots=True)
 class ClaimedPayment:
-    """A pending payment that a settle worker holds; `suspected_*` is what an earlier pre-flight saw.
+    """A pending payment that a settle worker works with; `suspected_*` is what an earlier pre-flight saw.
 
     `share_max` is how many payments may share its transaction, `by_wallet` that nobody has verified its signature.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from payfirst.chain.abi import encode_call
 from payfirst.local.chain import dev_address, dev_key
-from payfirst.units import Wei, hex_text, keccak
+from payfirst.units import AtomicAmount, Wei, hex_text, keccak
 
 from .rig import Rig
 
@@ -131,4 +131,20 @@ async def test_an_open_transaction_of_an_operator_holds_up_its_own_rows_only(rig
             await rig.until_counts(within_s=20, mints_completed=3, payments_pending=1)
     async with rig.working():
         await rig.until_counts(mints_completed=4)
+    await rig.check_invariants()
+
+
+async def test_a_locked_payment_that_would_be_put_off_holds_up_nobody_either(rig: Rig) -> None:
+    """Its payer has no money: what is written back waits for the row no longer than what is sent."""
+    (buyer,), (poor,) = await rig.buyers(1), await rig.buyers(1, funds=AtomicAmount(0))
+    unpaid = rig.new_payment(poor)
+    async with rig.working():
+        pass  # that the chain has been seen
+    assert await rig.insert([unpaid, rig.new_payment(buyer)]) == 2
+    async with rig.pool.acquire() as operator, operator.transaction():
+        await operator.execute("UPDATE payment_queue SET error = 'looked at by hand' WHERE id = $1", unpaid.id)
+        async with rig.working():
+            await rig.until_counts(within_s=20, mints_completed=1, payments_pending=1)
+    async with rig.working():
+        await rig.until_counts(payments_failed=1)
     await rig.check_invariants()
