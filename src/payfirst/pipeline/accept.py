@@ -27,8 +27,7 @@ BATCH_MAX = 256
 FULL_WRITERS = 1
 # Where others came while a batch was stored, more will: the next one gathers for as long as somebody comes in each of
 # these steps, until so many wait, and at most so long. To store one or two costs PostgreSQL and this process nearly
-# what ten do: 5 in place of 30 a commit is an eighth of all that a payment costs, to its last mint. Who comes alone
-# waits for nobody.
+# what ten do. Who comes alone waits for nobody.
 GATHER_STEP_S = 0.001
 GATHER_S_MAX = 0.010
 GATHERED_MIN = 32
