@@ -32,6 +32,7 @@ from payfirst.store.transactions import Envelope, UnresolvedHash
 from payfirst.units import AccountNonce, Address, TxHash, UnixTime, Wei, hex_text
 from payfirst.x402.mint_id import mint_id
 
+RENEW_S = 1.0
 IDLE_S = 0.02
 LEASE_S = 30.0
 SETTLE_GAS_EACH, MINT_GAS_EACH = 60_000, 60_000
@@ -63,6 +64,13 @@ class Sender:
         if tenure is None:
             raise RuntimeError(f"the {self._purpose} signer is not free")
         self.claim = Claim(network, self._owner, tenure.epoch)
+
+    async def tend(self) -> None:
+        """Keep the lease: without it the rows would be claimed one by one, which payfirst does not do here."""
+        while True:
+            await asyncio.sleep(RENEW_S)
+            async with database.session(self._pool, "renew a lease") as connection:
+                await signers.renew(connection, self._terms.network, self._signer.address, epoch=self.claim.epoch)
 
     async def send(
         self, to: Address, data: bytes, *, gas_each: int, ids: Sequence[uuid.UUID], store: StoreItems
@@ -107,7 +115,9 @@ class Skeleton:
         await self._settle.hold()
         await self._mint.hold()
         async with asyncio.TaskGroup() as group:
-            for loop in (self._settling(), self._confirming(), self._minting()):
+            for loop in (
+                self._settling(), self._confirming(), self._minting(), self._settle.tend(), self._mint.tend(),
+            ):  # fmt: skip
                 group.create_task(loop)
 
     async def _settling(self) -> None:

@@ -146,7 +146,7 @@ class _Worker:
         self._change_notifier = wake.ChangeNotifier(pool)
         on_changed = self._change_notifier.changed
         owner = str(self._process.id)
-        settled: UnderWay[ClaimedPayment] = UnderWay()
+        payments_under_way: UnderWay[ClaimedPayment] = UnderWay()
         on_its_way = OnItsWay(pool, network=terms.network, asset=terms.asset)
         self._settle_lanes: list[_Lane] = []
         for number, signer in enumerate(keys.settle, start=1):
@@ -156,10 +156,11 @@ class _Worker:
             )  # fmt: skip
             settler = Settler(
                 pool, rpc, terms=terms, outbox=outbox, head=self._head, flow_log=self._flow_log,
-                recrediter=recrediter, under_way=settled, on_its_way=on_its_way, on_changed=on_changed,
+                recrediter=recrediter, under_way=payments_under_way, on_its_way=on_its_way,
+                on_changed=on_changed,
             )  # fmt: skip
             self._settle_lanes.append(_Lane(f"settle {number}", outbox, settler.rounds))
-        minted: UnderWay[ClaimedMint] = UnderWay()
+        units_under_way: UnderWay[ClaimedMint] = UnderWay()
         self._mint_lanes: list[_Lane] = []
         for number, signer in enumerate(keys.mint, start=1):
             outbox = Outbox(
@@ -167,7 +168,7 @@ class _Worker:
                 free_claims=mints.free_claims,
             )  # fmt: skip
             minter = Minter(
-                pool, rpc, terms=terms, outbox=outbox, head=self._head, under_way=minted, on_changed=on_changed
+                pool, rpc, terms=terms, outbox=outbox, head=self._head, under_way=units_under_way, on_changed=on_changed
             )
             self._mint_lanes.append(_Lane(f"mint {number}", outbox, minter.rounds))
         self._lanes = [*self._settle_lanes, *self._mint_lanes, *self._refund_lanes(keys.refund, owner)]
